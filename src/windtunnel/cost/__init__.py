@@ -1,0 +1,1 @@
+"""Seconds, bytes, joules and dollars of operators and steps."""

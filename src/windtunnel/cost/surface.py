@@ -1,0 +1,124 @@
+"""The step surface: a deployment's step cost as arrays that the hot loop evaluates in nanoseconds.
+
+A step is described by the aggregates of its batch. On each pipeline stage s it takes
+
+    seconds[s] = stage_share[s] * body + (head if s is last) + hop_s[tokens] (if s is not first)
+    body = token_s[tokens] + decode_s(decode_requests, decode_context) + prefill_s(...)
+    head = sample_s[sampled]
+
+and `host_s + host_request_s * scheduled_requests` is added once per step, before the first
+stage. The decode term is a table over (requests, mean context), linear in between; the
+prefill term is linear in its aggregates. Energy has the same form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+CONTEXT_GRID_LOG2_FIRST = 4
+"""The context grid starts at 2**4 tokens; entry 0 stands for a context of 0."""
+CONTEXT_GRID_PER_OCTAVE = 8
+"""Columns of the decode table per doubling of the mean context."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSurface:
+    """Step cost over the batch's aggregates.
+
+    Attributes:
+        linear: (base, per_token, per_context_token) seconds. When not None, the step takes
+            base + per_token * tokens + per_context_token * context, where context is the sum
+            over scheduled requests of computed tokens after the step, and nothing else counts
+            (the scheduler oracle's clock; one stage).
+        token_s: whole-model time of everything that depends on the step's total tokens
+            (projections, MLP, experts, norms, tensor-parallel collectives), per token count,
+            shape (max_tokens + 1,); token_s[0] = 0.
+        sample_s: LM head and sampling against sampled sequences, shape (max_requests + 1,).
+        decode_s: decode attention, all layers, shape (max_requests + 1, columns): row is the
+            number of decoding requests, column the mean context per request on the grid of
+            `context_grid()`. Linear interpolation in the context.
+        decode_window_s: the same for sliding-window layers over mean windowed context;
+            shape (0, 0) when the model has none.
+        window_tokens: the sliding window W, 0 when none.
+        prefill_s: (per step with any prefill, per prefill token, per query-key pair, per
+            windowed pair, per context token read) seconds, shape (5,).
+        stage_share: fraction of the body on each pipeline stage, shape (pp,), sums to 1.
+        hop_s: activation transfer between stages per token count, shape (max_tokens + 1,) or
+            (0,) when pp = 1.
+        host_s: engine overhead per step, seconds.
+        host_request_s: engine overhead per scheduled request, seconds.
+        token_j, sample_j: dynamic joules of the whole replica (all its devices), same shapes.
+        decode_j: (per decode request, per context token, per windowed context token), shape (3,).
+        prefill_j: as prefill_s, shape (5,).
+        static_w: watts drawn by the replica's devices at all times.
+        interval: relative 80 % half-width (low, high) of the step time, nan until known.
+    """
+
+    token_s: Floats
+    sample_s: Floats
+    decode_s: Floats
+    decode_window_s: Floats
+    window_tokens: int
+    prefill_s: Floats
+    stage_share: Floats
+    hop_s: Floats
+    host_s: float
+    host_request_s: float
+    token_j: Floats
+    sample_j: Floats
+    decode_j: Floats
+    prefill_j: Floats
+    static_w: float
+    linear: tuple[float, float, float] | None = None
+    interval: tuple[float, float] = (float("nan"), float("nan"))
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens a step may hold."""
+        return len(self.token_s) - 1
+
+    @property
+    def max_requests(self) -> int:
+        """Most requests a step may hold."""
+        return len(self.sample_s) - 1
+
+
+def context_grid(max_context_tokens: int) -> Floats:
+    """Mean contexts of the decode table's columns: 0, then 8 points per octave from 16 tokens.
+
+    Column c >= 1 is 2**o * (1 + j / 8) with o = 4 + (c - 1) // 8, j = (c - 1) % 8, so that a
+    column is found with integer arithmetic. The last column is at or above the maximum.
+    """
+    octaves = max(1, int(np.ceil(np.log2(max(max_context_tokens, 32)))) - CONTEXT_GRID_LOG2_FIRST + 1)
+    column = np.arange(octaves * CONTEXT_GRID_PER_OCTAVE + 1)
+    octave, part = np.divmod(column, CONTEXT_GRID_PER_OCTAVE)
+    points = 2.0 ** (CONTEXT_GRID_LOG2_FIRST + octave) * (1.0 + part / CONTEXT_GRID_PER_OCTAVE)
+    return np.concatenate([[0.0], points])
+
+
+def linear_surface(base_s: float, per_token_s: float = 0.0, per_context_token_s: float = 0.0) -> StepSurface:
+    """A surface whose step takes base + per_token * tokens + per_context_token * context seconds."""
+    none = np.zeros(0)
+    return StepSurface(
+        token_s=none,
+        sample_s=none,
+        decode_s=np.zeros((0, 0)),
+        decode_window_s=np.zeros((0, 0)),
+        window_tokens=0,
+        prefill_s=np.zeros(5),
+        stage_share=np.ones(1),
+        hop_s=none,
+        host_s=0.0,
+        host_request_s=0.0,
+        token_j=none,
+        sample_j=none,
+        decode_j=np.zeros(3),
+        prefill_j=np.zeros(5),
+        static_w=0.0,
+        linear=(base_s, per_token_s, per_context_token_s),
+    )
