@@ -1,0 +1,1 @@
+"""What a user writes: model, hardware, plan, engine, workload, targets, deployment."""

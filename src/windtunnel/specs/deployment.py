@@ -1,0 +1,29 @@
+"""The deployment: what runs. Model, accelerator, node, plan, engine and techniques."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.fields import Spec
+from windtunnel.specs.hardware import AcceleratorSpec, FabricSpec, NodeSpec
+from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.plan import PlanSpec
+
+
+class DeploymentSpec(Spec):
+    """A model on hardware under a plan and an engine. Every name is already resolved."""
+
+    model: ModelSpec
+    accelerator: AcceleratorSpec
+    node: NodeSpec
+    scale_up: FabricSpec = Field(description="link between the node's accelerators")
+    scale_out: FabricSpec = Field(description="link between nodes")
+    plan: PlanSpec
+    engine: EngineSpec
+    techniques: tuple[str, ...] = ()
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output, in tokens."""
+        return self.engine.max_model_len or self.model.max_context_tokens

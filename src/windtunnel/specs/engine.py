@@ -1,0 +1,36 @@
+"""The engine: serving software, its settings and its overheads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from windtunnel.specs.fields import Bytes, Seconds, Source, Spec
+
+
+class EngineSpec(Spec):
+    """An inference engine. Settings are those a launch command takes; overheads are calibrated per version."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    title: str = ""
+    version: str = ""
+    scheduler: str = Field("vllm", description="name of the scheduling policy")
+    max_num_seqs: int = Field(256, ge=1, description="most requests running at once")
+    max_num_batched_tokens: int = Field(2048, ge=1, description="token budget of a step")
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    long_prefill_token_threshold: int = Field(0, ge=0, description="longest prefill chunk; 0 means no limit of its own")
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    block_size: int = Field(16, ge=1, description="tokens in a KV block")
+    max_model_len: int = Field(0, ge=0, description="longest prompt plus output; 0 means the model's maximum")
+    watermark: float = Field(0.0, ge=0, lt=1, description="share of KV blocks kept free when admitting")
+    memory_utilization: float = Field(0.9, gt=0, le=1, description="share of device memory the engine may take")
+    runtime_bytes: Bytes = Field(0.0, ge=0, description="device memory of context, libraries and communication buffers")
+    graph_bytes: Bytes = Field(0.0, ge=0, description="device memory of captured graphs")
+    step_host_s: Seconds = Field(0.0, ge=0, description="host time per step that is not hidden behind the device")
+    request_host_s: Seconds = Field(0.0, ge=0, description="host time per scheduled request and step, not hidden")
+    launch_s: Seconds = Field(0.0, ge=0, description="host time to launch one kernel when graphs are off")
+    graphs: bool = Field(True, description="whether decode steps replay captured graphs")
+    sources: tuple[Source, ...] = ()

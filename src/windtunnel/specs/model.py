@@ -1,0 +1,192 @@
+"""The model: an architecture's shape, from which parameters, FLOPs and KV bytes follow."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from windtunnel.specs.fields import Dtype, Source, Spec
+
+
+class LatentAttention(Spec):
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1).
+
+    Per token and layer it caches one latent of kv_lora_rank plus one rotary key of
+    qk_rope_head_dim values, whatever the number of heads.
+    """
+
+    q_lora_rank: int = Field(0, ge=0, description="rank of the query compression; 0 means none")
+    kv_lora_rank: int = Field(gt=0)
+    qk_nope_head_dim: int = Field(gt=0)
+    qk_rope_head_dim: int = Field(gt=0)
+    v_head_dim: int = Field(gt=0)
+
+
+class MixtureOfExperts(Spec):
+    """Mixture of experts in the MLP."""
+
+    experts: int = Field(gt=0, description="routed experts per MoE layer")
+    experts_per_token: int = Field(gt=0, description="routed experts each token visits")
+    expert_ffn: int = Field(gt=0, description="intermediate width of one expert")
+    shared_ffn: int = Field(0, ge=0, description="summed intermediate width of the shared experts")
+    shared_gate: bool = Field(False, description="whether a gate scales the shared expert's output")
+    dense_layers: int = Field(0, ge=0, description="layers that keep a dense MLP of width `ffn`")
+    router_bias: bool = False
+    expert_bias: bool = False
+
+
+class ModelSpec(Spec):
+    """A decoder-only transformer.
+
+    Attributes are those of its public configuration; nothing here is measured. Widths are in
+    values, not bytes.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = Field((), description="other names it is known by, such as its Hugging Face ids")
+    title: str = ""
+    layers: int = Field(gt=0)
+    hidden: int = Field(gt=0)
+    heads: int = Field(gt=0, description="query heads")
+    kv_heads: int = Field(gt=0, description="key-value heads (grouped-query attention); heads for multi-head")
+    head_dim: int = Field(gt=0)
+    ffn: int = Field(ge=0, description="intermediate width of the dense MLP")
+    vocab: int = Field(gt=0)
+    gated_mlp: bool = Field(True, description="three matrices (SwiGLU, GeGLU) rather than two")
+    tied_embeddings: bool = False
+    latent: LatentAttention | None = None
+    moe: MixtureOfExperts | None = None
+    window_tokens: int = Field(0, ge=0, description="sliding window of the windowed layers; 0 means none")
+    window_layers: int = Field(0, ge=0, description="how many layers use the sliding window")
+    max_context_tokens: int = Field(gt=0)
+    position: Literal["rope", "learned", "alibi"] = "rope"
+    learned_positions: int = Field(0, ge=0, description="rows of the learned position table")
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norms_per_layer: int = Field(2, ge=1, description="norms over the hidden width in a layer")
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    attention_sinks: bool = Field(False, description="one learned sink logit per head and layer")
+    embedding_dim: int = Field(0, ge=0, description="width of the embedding when projected (OPT-350M); 0 means hidden")
+    parallel_attention: bool = Field(False, description="attention and MLP side by side on one input")
+    dtype: Dtype = Field("bf16", description="number format of the published weights")
+    published_parameters: float = Field(0.0, ge=0, description="parameter count that its authors publish")
+    sources: tuple[Source, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.window_layers > self.layers:
+            raise ValueError(f"window_layers ({self.window_layers}) exceeds layers ({self.layers})")
+        if self.window_layers and not self.window_tokens:
+            raise ValueError("window_layers needs window_tokens")
+        if self.moe is None and not self.ffn:
+            raise ValueError("a dense model needs ffn")
+        if self.moe is not None and self.moe.dense_layers > self.layers:
+            raise ValueError("moe.dense_layers exceeds layers")
+        if self.moe is not None and self.moe.experts_per_token > self.moe.experts:
+            raise ValueError("moe.experts_per_token exceeds moe.experts")
+        return self
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers with experts."""
+        return 0 if self.moe is None else self.layers - self.moe.dense_layers
+
+    @property
+    def dense_layers(self) -> int:
+        """Layers with a dense MLP."""
+        return self.layers - self.moe_layers
+
+    @property
+    def mlp_matrices(self) -> int:
+        """Matrices in an MLP: three when gated, two otherwise."""
+        return 3 if self.gated_mlp else 2
+
+    @property
+    def q_width(self) -> int:
+        """Width of all query heads together."""
+        if self.latent is not None:
+            return self.heads * (self.latent.qk_nope_head_dim + self.latent.qk_rope_head_dim)
+        return self.heads * self.head_dim
+
+    @property
+    def kv_values_per_token_per_layer(self) -> int:
+        """Values cached per token in one layer: 2 * kv_heads * head_dim, or the latent of MLA."""
+        if self.latent is not None:
+            return self.latent.kv_lora_rank + self.latent.qk_rope_head_dim
+        return 2 * self.kv_heads * self.head_dim
+
+    def attention_parameters(self) -> int:
+        """Weights of one layer's attention, biases and QK norms included."""
+        h = self.hidden
+        if self.latent is not None:
+            a = self.latent
+            q = h * a.q_lora_rank + a.q_lora_rank + a.q_lora_rank * self.q_width if a.q_lora_rank else h * self.q_width
+            down = h * (a.kv_lora_rank + a.qk_rope_head_dim) + a.kv_lora_rank
+            up = a.kv_lora_rank * self.heads * (a.qk_nope_head_dim + a.v_head_dim)
+            return q + down + up + self.heads * a.v_head_dim * h
+        qkv = (self.heads + 2 * self.kv_heads) * self.head_dim
+        out = self.heads * self.head_dim * h
+        biases = qkv * self.qkv_bias + h * self.attention_out_bias
+        return h * qkv + out + biases + 2 * self.head_dim * self.qk_norm + self.heads * self.attention_sinks
+
+    def mlp_parameters(self) -> int:
+        """Weights of one dense MLP."""
+        biases = ((self.mlp_matrices - 1) * self.ffn + self.hidden) * self.mlp_bias
+        return self.mlp_matrices * self.hidden * self.ffn + biases
+
+    def expert_parameters(self) -> int:
+        """Weights of one routed expert (0 without experts)."""
+        if self.moe is None:
+            return 0
+        biases = ((self.mlp_matrices - 1) * self.moe.expert_ffn + self.hidden) * self.moe.expert_bias
+        return self.mlp_matrices * self.hidden * self.moe.expert_ffn + biases
+
+    def moe_shared_parameters(self) -> int:
+        """Weights of an MoE layer outside the routed experts: router and shared experts."""
+        if self.moe is None:
+            return 0
+        router = self.hidden * self.moe.experts + self.moe.experts * self.moe.router_bias
+        return router + self.mlp_matrices * self.hidden * self.moe.shared_ffn + self.hidden * self.moe.shared_gate
+
+    def norm_parameters(self) -> int:
+        """Weights of one layer's norms."""
+        return self.norms_per_layer * self.hidden * (2 if self.norm == "layernorm" else 1)
+
+    def embedding_parameters(self) -> int:
+        """Token and position embeddings and the LM head (counted once when tied)."""
+        width = self.embedding_dim or self.hidden
+        tokens = self.vocab * width * (1 if self.tied_embeddings else 2)
+        projections = 2 * width * self.hidden if width != self.hidden else 0
+        return tokens + projections + self.learned_positions * self.hidden + self.vocab * self.head_bias
+
+    def parameters(self) -> int:
+        """All parameters, from the shape."""
+        moe_layer = self.moe_shared_parameters() + (self.moe.experts if self.moe else 0) * self.expert_parameters()
+        final_norm = self.hidden * (2 if self.norm == "layernorm" else 1)
+        return (
+            self.layers * (self.attention_parameters() + self.norm_parameters())
+            + self.dense_layers * (self.mlp_parameters() if self.dense_layers else 0)
+            + self.moe_layers * moe_layer
+            + self.embedding_parameters()
+            + final_norm
+        )
+
+    def active_parameters(self) -> int:
+        """Parameters that one token passes through (routed experts: only those it visits)."""
+        if self.moe is None:
+            return self.parameters()
+        idle = self.moe.experts - self.moe.experts_per_token
+        return self.parameters() - self.moe_layers * idle * self.expert_parameters()
+
+    def kv_bytes_per_token(self, dtype_bytes: float) -> float:
+        """Bytes of KV cache that one token takes in all layers, before sharding.
+
+        Windowed layers are counted in full here; what they save depends on the sequence.
+        """
+        return self.layers * self.kv_values_per_token_per_layer * dtype_bytes
