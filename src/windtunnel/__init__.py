@@ -1,0 +1,1 @@
+"""Windtunnel predicts, explains and optimises how a large-language-model system will perform."""

@@ -1,0 +1,1 @@
+"""Latency, throughput, goodput, utilisation, energy and money from simulation results."""

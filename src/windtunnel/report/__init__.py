@@ -1,0 +1,1 @@
+"""Terminal answers, self-contained HTML reports and launch commands."""

@@ -1,0 +1,1 @@
+"""Published techniques: one file each, cited; pure functions over deployments and operators."""
