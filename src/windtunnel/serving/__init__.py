@@ -1,0 +1,1 @@
+"""Discrete-event simulation of serving replicas: scheduler, KV cache, routing, compiled event loop."""

@@ -1,0 +1,98 @@
+"""The settings of a replica's scheduler, named as vLLM names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from windtunnel.errors import Problem, SpecError
+
+Policy = Literal["fcfs", "priority"]
+OverLength = Literal["reject", "truncate"]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """How one replica schedules.
+
+    Attributes:
+        max_num_seqs: most requests running at once.
+        max_num_batched_tokens: most tokens in one step (the token budget).
+        max_model_len: most tokens of one request, prompt and output together.
+        num_blocks: KV blocks of the replica. One is the engine's null block and never usable.
+        block_size: tokens of one KV block.
+        enable_chunked_prefill: whether a prompt may be spread over several steps.
+        enable_prefix_caching: whether full blocks of equal content are shared.
+        policy: `fcfs`, or `priority` (smaller value first, then arrival).
+        long_prefill_token_threshold: most prompt tokens of one request in one step while
+            others are present; 0 for no limit.
+        watermark: fraction of the blocks kept free when a request is admitted beside others.
+        over_length: what happens to a request whose prompt and output together exceed
+            max_model_len: `reject` it at arrival, or `truncate` its output as the engine does.
+        scheduler: name of the scheduler (see `windtunnel.serving.schedulers`).
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    num_blocks: int
+    block_size: int = 16
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = False
+    policy: Policy = "fcfs"
+    long_prefill_token_threshold: int = 0
+    watermark: float = 0.0
+    over_length: OverLength = "reject"
+    scheduler: str = "vllm"
+
+    def __post_init__(self) -> None:
+        problems = settings_problems(self)
+        if problems:
+            raise SpecError(problems)
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks kept free when a request is admitted beside others."""
+        return int(self.watermark * self.num_blocks)
+
+
+def settings_problems(settings: SchedulerSettings) -> list[Problem]:
+    """What the engine would refuse in these settings."""
+    problems = [
+        Problem("must be at least 1", path=name, got=str(getattr(settings, name)))
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size")
+        if getattr(settings, name) < 1
+    ]
+    if settings.num_blocks < 2:
+        problems.append(
+            Problem("must be at least 2, as one block is never usable", path="num_blocks", got=str(settings.num_blocks))
+        )
+    if settings.policy not in ("fcfs", "priority"):
+        problems.append(Problem("unknown policy", path="policy", got=repr(settings.policy), allowed="fcfs, priority"))
+    if not 0.0 <= settings.watermark < 1.0:
+        problems.append(Problem("must be in [0, 1)", path="watermark", got=str(settings.watermark)))
+    if not 0 <= settings.long_prefill_token_threshold <= max(settings.max_model_len, 0):
+        problems.append(
+            Problem(
+                "must be between 0 and max_model_len",
+                path="long_prefill_token_threshold",
+                got=str(settings.long_prefill_token_threshold),
+            )
+        )
+    if settings.max_num_batched_tokens < settings.max_num_seqs:
+        problems.append(
+            Problem(
+                f"must be at least max_num_seqs ({settings.max_num_seqs})",
+                path="max_num_batched_tokens",
+                got=str(settings.max_num_batched_tokens),
+            )
+        )
+    if not settings.enable_chunked_prefill and settings.max_num_batched_tokens < settings.max_model_len:
+        problems.append(
+            Problem(
+                f"must be at least max_model_len ({settings.max_model_len}) without chunked prefill",
+                path="max_num_batched_tokens",
+                got=str(settings.max_num_batched_tokens),
+            )
+        )
+    return problems
