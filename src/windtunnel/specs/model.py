@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from windtunnel.specs.fields import Dtype, Source, Spec
+from windtunnel.specs.fields import DTYPE_BYTES, Dtype, Source, Spec
 
 
 class LatentAttention(Spec):
@@ -73,6 +73,9 @@ class ModelSpec(Spec):
     embedding_dim: int = Field(0, ge=0, description="width of the embedding when projected (OPT-350M); 0 means hidden")
     parallel_attention: bool = Field(False, description="attention and MLP side by side on one input")
     dtype: Dtype = Field("bf16", description="number format of the published weights")
+    dense_dtype: Dtype | None = Field(
+        None, description="number format of the weights outside the routed experts, where it is not `dtype`"
+    )
     published_parameters: float = Field(0.0, ge=0, description="parameter count that its authors publish")
     sources: tuple[Source, ...] = ()
 
@@ -183,6 +186,12 @@ class ModelSpec(Spec):
             return self.parameters()
         idle = self.moe.experts - self.moe.experts_per_token
         return self.parameters() - self.moe_layers * idle * self.expert_parameters()
+
+    def published_weight_bytes(self) -> float:
+        """Bytes of the weights in the formats they are published in, block scales included."""
+        experts = 0 if self.moe is None else self.moe_layers * self.moe.experts * self.expert_parameters()
+        rest = (self.parameters() - experts) * DTYPE_BYTES[self.dense_dtype or self.dtype]
+        return experts * DTYPE_BYTES[self.dtype] + rest
 
     def kv_bytes_per_token(self, dtype_bytes: float) -> float:
         """Bytes of KV cache that one token takes in all layers, before sharding.
