@@ -85,8 +85,15 @@ def resolve(kind: str, name: str, where: str = "") -> Any:
 
 
 def load(kind: str, name_or_path: str, where: str = "") -> Any:
-    """A spec of a kind from a catalogue name, or from a YAML file when the text names one."""
+    """A spec of a kind from a catalogue name, or from a file when the text names one.
+
+    Files are YAML; a model may also be a Hugging Face config.json or the folder that holds it.
+    """
     path = Path(name_or_path)
+    if kind == "models" and (path.suffix == ".json" or (path / "config.json").is_file()):
+        from windtunnel.specs.hf_config import read_hf_config  # it builds specs with this module
+
+        return read_hf_config(path)
     if path.suffix in (".yaml", ".yml") or (path.is_file() and path.suffix != ".json"):
         return build(KINDS[kind], _extended(read_yaml(path), kind, ()), str(path))
     return resolve(kind, name_or_path, where)
