@@ -166,7 +166,7 @@ def test_parts_that_do_not_fit_together(over: dict[str, Any], message: str) -> N
 
 def test_specs_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        tiny().layers = 3  # type: ignore[misc]
+        tiny().layers = 3
 
 
 def test_file_that_extends_a_catalogue_entry(tmp_path: Path) -> None:
