@@ -22,7 +22,8 @@ Stop = Literal["done", "overload", "deadline"]
 class StepTable:
     """One row per step, in order of start on each replica.
 
-    `running`, `waiting` and `free_blocks` are taken after the step's tokens were processed.
+    `running` and `free_blocks` are taken after the step's tokens were processed; `waiting` are
+    those of the requests known to the step that it left or put back in the queue.
     `entry_offset[i]:entry_offset[i + 1]` are the rows of `entry_request` and `entry_tokens`
     that say who got how many tokens; `preempted_*` likewise who was preempted.
     """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from windtunnel.cost.surface import StepSurface
 from windtunnel.serving.result import Simulation
 from windtunnel.serving.settings import SchedulerSettings
@@ -22,6 +25,8 @@ def run(
     sample_interval_s: float | None = None,
     max_waiting: int | None = None,
     deadline_s: float | None = None,
+    tie_order: npt.NDArray[np.int64] | None = None,
+    output_unit: bool = False,
 ) -> Simulation:
     """Serve a workload.
 
@@ -36,6 +41,9 @@ def run(
         sample_interval_s: keep the cluster's state at this interval, seconds.
         max_waiting: end the run as overloaded when a replica has more requests waiting.
         deadline_s: end the run at this time, seconds.
+        tie_order: rank of each request among those equal in priority and arrival; default its row.
+        output_unit: whether `output_id` is the content of every single generated token, rather
+            than of the output as a whole.
     """
     from windtunnel.serving.simulate import simulate
 
@@ -50,4 +58,6 @@ def run(
         sample_interval_s=sample_interval_s,
         max_waiting=max_waiting,
         deadline_s=deadline_s,
+        tie_order=tie_order,
+        output_unit=output_unit,
     )

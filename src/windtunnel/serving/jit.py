@@ -1,0 +1,103 @@
+"""Compilation: numba's `njit` with a cache that notices edits, and the few helpers that differ without it.
+
+Every kernel module decorates with `njit` from here. Only the entry point (`loop.py`) is cached
+on disk: what it calls is compiled into it. Numba's cache looks at the file of the cached
+function alone, so the folder's name is a digest of all kernel sources.
+
+With NUMBA_DISABLE_JIT=1 the same source runs as plain Python with bit-identical results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DISABLED: bool = bool(config.DISABLE_JIT)
+"""Whether the kernel runs as plain Python."""
+
+_HERE = Path(__file__).parent
+_LOW64 = (1 << 64) - 1
+_MIX_1, _MIX_2, _MIX_3 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def njit(function: F) -> F:
+    """Compile a function of the kernel (not cached by itself)."""
+    compiled: F = numba.njit(function, nogil=True, error_model="numpy")
+    return compiled
+
+
+def _source_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(_HERE.rglob("*.py")):
+        digest.update(path.relative_to(_HERE).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "windtunnel" / "kernel" / _source_digest()
+
+
+def cached_entry(function: F) -> F:
+    """Compile an entry point and keep the machine code on disk between processes."""
+    if DISABLED:
+        return function
+    before = config.CACHE_DIR
+    config.CACHE_DIR = before or str(_cache_folder())
+    if before:  # the user's own folder: still one folder per state of the sources
+        config.CACHE_DIR = str(Path(before) / _source_digest())
+    try:
+        compiled: F = numba.njit(function, nogil=True, cache=True, error_model="numpy")
+    finally:
+        config.CACHE_DIR = before
+    return compiled
+
+
+def announce_compilation(entry: Any) -> None:
+    """Say on stderr that a wait is coming when nothing compiled is at hand."""
+    if DISABLED or entry.signatures:
+        return
+    folder = Path(entry.stats.cache_path)
+    if not any(folder.glob("*.nbc")):
+        print("compiling the simulator, once", file=sys.stderr, flush=True)
+
+
+def rows(array: npt.NDArray[Any]) -> Any:
+    """The array as the kernel wants it: fields as attributes also without compilation."""
+    return array.view(np.recarray) if DISABLED and array.dtype.names else array
+
+
+if DISABLED:
+
+    def mix(a: Any, b: Any) -> Any:
+        """A hash of two integers, never 0 (splitmix64 of a + golden * b)."""
+        x = (int(a) + _MIX_1 * int(b)) & _LOW64
+        x = ((x ^ (x >> 30)) * _MIX_2) & _LOW64
+        x = ((x ^ (x >> 27)) * _MIX_3) & _LOW64
+        x ^= x >> 31
+        return (x - (1 << 64) if x >> 63 else x) or 1
+
+else:
+
+    @njit
+    def mix(a: Any, b: Any) -> Any:
+        """A hash of two integers, never 0 (splitmix64 of a + golden * b)."""
+        x = np.uint64(a) + np.uint64(_MIX_1) * np.uint64(b)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_2)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_3)
+        x = x ^ (x >> np.uint64(31))
+        if x == np.uint64(0):
+            return np.int64(1)
+        return np.int64(x)

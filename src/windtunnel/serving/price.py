@@ -1,0 +1,124 @@
+"""Seconds and joules of a step from the sums over its batch (see `cost.surface.StepSurface`)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from windtunnel.serving.jit import njit
+
+
+@njit
+def decode_seconds(decode_cost: Any, requests: int, context: int, window: int, windowed: int) -> float:
+    """Decode attention of a batch, interpolated in the mean context per request.
+
+    Column c >= 1 of the table stands for 2**o * (1 + j / 8) tokens with o = 4 + (c - 1) // 8 and
+    j = (c - 1) % 8, column 0 for none. A context beyond the table follows its last piece.
+
+    Args:
+        decode_cost: table over (requests, column), seconds.
+        requests: decoding requests.
+        context: sum of their contexts, tokens.
+        window: the sliding window, 0 when the model has none.
+        windowed: sum of their contexts cut at the window, tokens.
+    """
+    column, part = grid_place(context / requests, decode_cost.shape[1])
+    low, high = decode_cost[requests, column].full_s, decode_cost[requests, column + 1].full_s
+    seconds = low + (high - low) * part
+    if window > 0:
+        column, part = grid_place(windowed / requests, decode_cost.shape[1])
+        low, high = decode_cost[requests, column].window_s, decode_cost[requests, column + 1].window_s
+        seconds += low + (high - low) * part
+    return float(seconds)
+
+
+@njit
+def grid_place(mean: float, columns: int) -> tuple[int, float]:
+    """The column at or below a mean context, and how far towards the next one it lies."""
+    if mean < 16.0:
+        return 0, mean / 16.0
+    mantissa, exponent = math.frexp(mean)
+    eighths = mantissa * 16.0 - 8.0
+    j = int(eighths)
+    column = 1 + (exponent - 5) * 8 + j
+    if column <= columns - 2:
+        return column, eighths - j
+    octave, j = divmod(columns - 3, 8)
+    return columns - 2, math.ldexp(mean, -(octave + 4)) * 8.0 - 8.0 - j
+
+
+@njit
+def body_seconds(world: Any, replica: Any, token_cost: Any, decode_cost: Any) -> float:
+    """Everything of a step but its head, transfers and host overhead, all stages together."""
+    seconds = token_cost[replica.step_tokens].body_s
+    if replica.step_decodes > 0:
+        seconds += decode_seconds(
+            decode_cost, replica.step_decodes, replica.step_context, world.window, replica.step_window
+        )
+    if replica.step_prefill_tokens > 0:
+        seconds += (
+            world.prefill_step_s
+            + world.prefill_token_s * replica.step_prefill_tokens
+            + world.prefill_pair_s * replica.step_pairs
+            + world.prefill_window_s * replica.step_window_pairs
+            + world.prefill_read_s * replica.step_read
+        )
+    return float(seconds)
+
+
+@njit
+def step_joules(world: Any, replica: Any, token_cost: Any, sample_cost: Any) -> float:
+    """Dynamic energy of a step."""
+    joules = (
+        token_cost[replica.step_tokens].body_j
+        + sample_cost[replica.step_sampled].head_j
+        + world.decode_request_j * replica.step_decodes
+        + world.decode_context_j * replica.step_context
+        + world.decode_window_j * replica.step_window
+    )
+    if replica.step_prefill_tokens > 0:
+        joules += (
+            world.prefill_step_j
+            + world.prefill_token_j * replica.step_prefill_tokens
+            + world.prefill_pair_j * replica.step_pairs
+            + world.prefill_window_j * replica.step_window_pairs
+            + world.prefill_read_j * replica.step_read
+        )
+    return float(joules)
+
+
+@njit
+def time_step(
+    world: Any, replica: Any, token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, now_s: float
+) -> float:
+    """When the composed step ends if it starts now; counts its time and energy.
+
+    Stages work on different steps at the same time: a step enters a stage when it has left the
+    one before and the stage is free.
+    """
+    if world.linear:
+        seconds = (
+            world.base_s + world.per_token_s * replica.step_tokens + world.per_context_s * replica.step_computed
+        )
+        replica.busy_s += seconds
+        return float(now_s + seconds)
+    body = body_seconds(world, replica, token_cost, decode_cost)
+    head = sample_cost[replica.step_sampled].head_s
+    host = world.host_s + world.host_request_s * replica.step_requests
+    replica.dynamic_j += step_joules(world, replica, token_cost, sample_cost)
+    if world.stages == 1:
+        seconds = host + stages[0].share * body + head
+        replica.busy_s += seconds
+        return float(now_s + seconds)
+    end = now_s + host
+    hop = token_cost[replica.step_tokens].hop_s
+    for s in range(world.stages):
+        seconds = stages[s].share * body
+        if s > 0:
+            seconds += hop
+        if s == world.stages - 1:
+            seconds += head
+            replica.busy_s += seconds
+        end = max(stages[s].free_s, end) + seconds
+        stages[s].free_s = end
+    return float(end)

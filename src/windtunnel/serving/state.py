@@ -1,0 +1,91 @@
+"""The kernel's state: one structured array per kind of thing.
+
+`WORLD` is a single record with the settings, the scalar part of the step cost and the clock;
+`REQUEST`, `REPLICA`, `SLOT` (a running request of a replica), `BLOCK` and `CELL` (a block of a
+running request) hold the rest. Integers are 64 bits wide unless an index into a replica's own
+arrays suffices.
+
+A decoding slot is kept lazily: its computed tokens are `start + tick`, where `tick` counts the
+replica's steps, so a step in which all decoding requests advance touches none of them. Of a
+prefilling slot `start` is the count itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+PREFILL, DECODE = 0, 1
+"""`SLOT.state`."""
+
+RUNNING, DONE, OVERLOAD, DEADLINE, NEED_SPACE, STUCK = 0, 1, 2, 3, 4, 5
+"""`WORLD.status`: why the loop returned."""
+
+NEVER = 1 << 62
+"""A tick that does not come."""
+
+_i, _f, _h = np.int64, np.float64, np.int32
+
+
+def _dtype(**fields: Any) -> np.dtype[Any]:
+    """A structured dtype from `type="name name ..."` groups in order."""
+    return np.dtype([(name, kind) for kind, names in fields.values() for name in names.split()])
+
+
+WORLD = _dtype(
+    settings=(_i, "max_num_seqs budget max_model_len block_size chunked prefix ordered threshold watermark_blocks"),
+    cluster=(_i, "replicas router scheduler seed draws stages usable_blocks hash_mask token_output"),
+    cost=(_f, "base_s per_token_s per_context_s host_s host_request_s"),
+    prefill=(_f, "prefill_step_s prefill_token_s prefill_pair_s prefill_window_s prefill_read_s"),
+    energy=(_f, "prefill_step_j prefill_token_j prefill_pair_j prefill_window_j prefill_read_j"),
+    decode_energy=(_f, "decode_request_j decode_context_j decode_window_j"),
+    kind=(_i, "linear window"),
+    clock=(_f, "now_s next_arrival_s deadline_s next_sample_s sample_interval_s"),
+    arrivals=(_i, "next_row heap_size dynamic next_any any_rows"),
+    loop=(_i, "events pending status max_waiting rejected"),
+    totals=(_i, "prefix_queries prefix_hits"),
+    log=(_i, "recording steps entries preempted samples"),
+)
+
+REQUEST = _dtype(
+    given=(_f, "arrival_s delay_s key"),
+    lengths=(_i, "prompt output tie after segment segment_end output_id fits"),
+    times=(_f, "scheduled_s first_token_s finish_s"),
+    counts=(_i, "generated preemptions cached replica stale"),
+    links=(_i, "next child first_successor next_successor heap any_row"),
+)
+
+REPLICA = _dtype(
+    times=(_f, "end_s busy_s dynamic_j pending_s"),
+    tables=(_i, "tick running decoding prefilling free_blocks free_rows next_finish"),
+    context=(_i, "context window_context unsaturated next_saturation"),
+    waiting=(_i, "waiting head tail head_row head_request blocked blocked_need threshold"),
+    step=(_i, "step_tokens step_requests step_decodes step_context step_window step_sampled step_preempted"),
+    prefill=(_i, "step_prefill_tokens step_pairs step_window_pairs step_read step_computed"),
+    totals=(_i, "steps tokens preemptions min_free in_flight first_batch active"),
+    loop=(_i, "event pending log_row"),
+)
+
+SLOT = _dtype(
+    who=(_i, "request start finish_tick target chunk blocks keys cached_blocks segment segment_used flying"),
+    small=(_h, "state order free_row scheduled"),
+)
+
+BLOCK = _dtype(lists=(_h, "prev next refs bucket same_prev same_next"), content=(_i, "key"))
+CELL = np.dtype([("key", _i), ("block", _h), ("spare", _h)])
+SEGMENT = np.dtype([("content", _i), ("tokens", _i)])
+BATCH = np.dtype([("end_s", _f), ("entries", _i), ("log_row", _i)])
+ENTRY = np.dtype([("request", _i), ("row", _i), ("epoch", _i), ("samples", _i)])
+STAGE = np.dtype([("free_s", _f), ("share", _f)])
+TOKEN_COST = np.dtype([("body_s", _f), ("hop_s", _f), ("body_j", _f)])
+SAMPLE_COST = np.dtype([("head_s", _f), ("head_j", _f)])
+DECODE_COST = np.dtype([("full_s", _f), ("window_s", _f)])
+
+STEP_LOG = _dtype(
+    where=(_i, "replica"),
+    times=(_f, "start_s end_s"),
+    counts=(_i, "tokens prefill_tokens requests running waiting free_blocks first_entry first_preempted"),
+)
+ENTRY_LOG = np.dtype([("request", _i), ("tokens", _i)])
+SAMPLE_LOG = np.dtype([("time_s", _f), ("running", _i), ("waiting", _i), ("used_blocks", _i), ("tokens", _i)])
