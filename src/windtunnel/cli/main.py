@@ -1,0 +1,51 @@
+"""The `windtunnel` command. Each command stands in its own file and imports the library only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from windtunnel.cli import catalogue, common, schedule
+
+app = typer.Typer(
+    name="windtunnel",
+    help="A wind tunnel for LLM systems: predict, explain and optimise serving before paying for the hardware.",
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 bad input.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"windtunnel {version('windtunnel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("schedule", short_help="What would the scheduler do, step by step?")(schedule.schedule)
+app.command("catalogue", short_help="What is known, and where does it come from?")(catalogue.catalogue)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(common.INTERRUPTED)
