@@ -113,7 +113,9 @@ def request_table(
         return np.full(n, default, dtype=np.int64) if values is None else np.ascontiguousarray(values, dtype=np.int64)
 
     none = np.zeros(0, dtype=np.int64)
-    offset, ids, tokens = (np.ascontiguousarray(c, dtype=np.int64) for c in segments) if segments else (none, none, none)
+    offset, ids, tokens = (
+        (np.ascontiguousarray(c, dtype=np.int64) for c in segments) if segments else (none, none, none)
+    )
     if output_id is None and segments is not None:
         output_id = np.arange(n, dtype=np.int64) + (int(ids.max(initial=0)) + 1)
     table = RequestTable(
@@ -145,6 +147,10 @@ def _check(table: RequestTable) -> None:
     if np.any(table.after >= np.arange(n)):
         raise ValueError("a request can only come after an earlier row")
     if table.shares_prefixes:
-        sums = np.add.reduceat(np.append(table.segment_tokens, 0), table.segment_offset[:-1]) if n else table.segment_tokens
+        sums = (
+            np.add.reduceat(np.append(table.segment_tokens, 0), table.segment_offset[:-1])
+            if n
+            else table.segment_tokens
+        )
         if len(table.segment_offset) != n + 1 or not np.array_equal(sums, table.prompt_tokens):
             raise ValueError("the segments of each row must sum to its prompt_tokens")
