@@ -1,0 +1,210 @@
+"""Put a deployment together from names, and check what no single spec can know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import Problem, SpecError
+from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.fields import Spec
+from windtunnel.specs.hardware import AcceleratorSpec, FabricSpec, NodeSpec
+from windtunnel.specs.load import Collector, build, load, merged, names, read_yaml, resolve
+from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.plan import PlanSpec
+
+WEIGHT_ONLY = ("int4", "mxfp4", "nvfp4", "fp4", "fp6", "fp8", "int8")
+"""Weight formats that any accelerator can store and expand to bf16 or fp16 on the fly."""
+
+
+class DeploymentFile(Spec):
+    """A deployment as a user writes it: names or whole mappings, and a plan."""
+
+    model: str | dict[str, Any]
+    accelerator: str | dict[str, Any]
+    node: str | dict[str, Any] = ""
+    plan: dict[str, Any] = {}
+    engine: str | dict[str, Any] = "vllm"
+    techniques: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=None)
+def default_node(accelerator: str) -> NodeSpec | None:
+    """The catalogue's node that holds this accelerator (the first by name), or None."""
+    for name in names("nodes"):
+        node: NodeSpec = resolve("nodes", name)
+        if node.accelerator == accelerator:
+            return node
+    return None
+
+
+def single_node(accelerator: AcceleratorSpec) -> NodeSpec:
+    """A node of eight for an accelerator of the user's own, wired as its links say."""
+    return NodeSpec(
+        name=f"{accelerator.name}-server",
+        accelerator=accelerator.name,
+        accelerators=8,
+        topology="switch" if accelerator.scale_up_bytes_per_s else "host",
+        nics=1,
+        nic_bytes_per_s=12.5e9,
+        fabric="ethernet-100g",
+    )
+
+
+def deployment(
+    model: str | ModelSpec,
+    accelerator: str | AcceleratorSpec,
+    *,
+    plan: PlanSpec | None = None,
+    engine: str | EngineSpec = "vllm",
+    node: str | NodeSpec | None = None,
+    techniques: Sequence[str] = (),
+    where: str = "",
+) -> DeploymentSpec:
+    """A deployment from names or specs, checked as a whole.
+
+    Args:
+        model: catalogue name, path of a config.json or YAML, or a spec.
+        accelerator: catalogue name, YAML path or spec.
+        plan: parallel layout and number formats; default one accelerator in the model's own format.
+        engine: catalogue name, YAML path or spec.
+        node: the server; default the catalogue's node of this accelerator.
+        techniques: names of techniques switched on.
+        where: file or flag named in error messages.
+
+    Raises:
+        SpecError: every mistake, together.
+    """
+    collect = Collector()
+    found: dict[str, Any] = {}
+    for kind, key, value in (("models", "model", model), ("accelerators", "accelerator", accelerator), ("engines", "engine", engine)):
+        with collect:
+            found[key] = load(kind, value, where or f"--{key}") if isinstance(value, str) else value
+    if isinstance(node, str) and node:
+        with collect:
+            node = load("nodes", node, where or "--node")
+    collect.check()
+    device: AcceleratorSpec = found["accelerator"]
+    server = node if isinstance(node, NodeSpec) else default_node(device.name) or single_node(device)
+    if plan is None:
+        native = found["model"].dtype
+        plan = PlanSpec(weight_dtype=native if native in ("fp8", "int4", "mxfp4") else "bf16")
+    result = DeploymentSpec(
+        model=found["model"],
+        accelerator=device,
+        node=server,
+        scale_up=scale_up_fabric(device, server),
+        scale_out=resolve("fabrics", server.fabric or "ethernet-100g"),
+        plan=half_precision(plan, device),
+        engine=found["engine"],
+        techniques=tuple(techniques),
+    )
+    problems = deployment_problems(result, where)
+    if problems:
+        raise SpecError(problems)
+    return result
+
+
+def half_precision(plan: PlanSpec, device: AcceleratorSpec) -> PlanSpec:
+    """The plan with fp16 where it says bf16 and the device has no bf16 (V100, T4)."""
+    if "bf16" in device.peak_flops_per_s or "fp16" not in device.peak_flops_per_s:
+        return plan
+    changed: dict[str, Any] = {
+        key: "fp16" for key in ("weight_dtype", "kv_dtype") if getattr(plan, key) == "bf16"
+    }
+    if plan.matmul_dtype == "bf16":
+        changed["compute_dtype"] = "fp16"
+    return plan.model_copy(update=changed)
+
+
+def scale_up_fabric(device: AcceleratorSpec, node: NodeSpec) -> FabricSpec:
+    """The link between accelerators of the node, at the rate that this device has."""
+    name = device.scale_up if device.scale_up and node.topology != "host" else device.host_link
+    fabric: FabricSpec = resolve("fabrics", name)
+    rate = device.scale_up_bytes_per_s if name == device.scale_up else device.host_link_bytes_per_s
+    return fabric.model_copy(update={"bytes_per_s": rate})
+
+
+def deployment_problems(deployment: DeploymentSpec, where: str = "") -> list[Problem]:
+    """What is wrong with the combination: divisibility, number formats, node size, context."""
+    model, plan, device = deployment.model, deployment.plan, deployment.accelerator
+    tp, problems = plan.tensor_parallel, []
+
+    def wrong(message: str, field: str, got: object, allowed: str) -> None:
+        problems.append(Problem(message, where, field, str(got), allowed))
+
+    if model.heads % tp:
+        wrong(f"must divide the model's {model.heads} query heads", "plan.tensor_parallel", tp, _divisors(model.heads))
+    elif model.latent is None and model.kv_heads % tp and tp % model.kv_heads:
+        wrong(f"must divide, or be a multiple of, the model's {model.kv_heads} KV heads", "plan.tensor_parallel", tp, "")
+    width = model.moe.expert_ffn if model.moe is not None else model.ffn
+    sharded = tp // plan.expert_parallel if model.moe is not None else tp
+    if width % sharded:
+        wrong(f"must divide the MLP width {width}", "plan.tensor_parallel", tp, "")
+    if plan.pipeline_parallel > model.layers:
+        wrong(f"exceeds the model's {model.layers} layers", "plan.pipeline_parallel", plan.pipeline_parallel, "")
+    if plan.expert_parallel > 1 and (model.moe is None or model.moe.experts % plan.expert_parallel):
+        experts = "no experts" if model.moe is None else f"{model.moe.experts} experts"
+        wrong(f"must divide the experts; the model has {experts}", "plan.expert_parallel", plan.expert_parallel, "")
+    if plan.matmul_dtype not in device.peak_flops_per_s:
+        known = ", ".join(sorted(device.peak_flops_per_s))
+        wrong(f"{device.name} does not compute in this format", "plan.weight_dtype", plan.matmul_dtype, known)
+    if deployment.engine.max_model_len > model.max_context_tokens:
+        limit = f"at most {model.max_context_tokens}"
+        wrong("exceeds the model's context", "engine.max_model_len", deployment.engine.max_model_len, limit)
+    return problems
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, min(number, 128) + 1) if number % d == 0)
+
+
+def load_deployment(path: str | Path) -> DeploymentSpec:
+    """A deployment from a YAML file: `model`, `accelerator`, optional `node`, `plan`, `engine`, `techniques`.
+
+    Raises:
+        SpecError: every mistake in the file, together.
+    """
+    return deployment_of(read_yaml(Path(path)), str(path))
+
+
+def deployment_of(data: Mapping[str, Any], file: str) -> DeploymentSpec:
+    """As `load_deployment`, from the mapping that the file holds."""
+    given = build(DeploymentFile, data, file)
+    collect = Collector()
+    parts: dict[str, Any] = {}
+    kinds: tuple[tuple[str, type[Spec], str | dict[str, Any]], ...] = (
+        ("model", ModelSpec, given.model),
+        ("accelerator", AcceleratorSpec, given.accelerator),
+        ("engine", EngineSpec, given.engine),
+        ("node", NodeSpec, given.node),
+    )
+    for key, spec, value in kinds:
+        with collect:
+            parts[key] = _part(key, spec, value, file)
+    with collect:
+        parts["plan"] = build(PlanSpec, given.plan, f"{file}: plan") if given.plan else None
+    collect.check()
+    return deployment(
+        parts["model"],
+        parts["accelerator"],
+        plan=parts["plan"],
+        engine=parts["engine"],
+        node=parts["node"],
+        techniques=given.techniques,
+        where=file,
+    )
+
+
+def _part(key: str, spec: type[Spec], value: str | dict[str, Any], file: str) -> Any:
+    kind = f"{key}s"
+    if isinstance(value, str):
+        return load(kind, value, f"{file}: {key}") if value else None
+    base: dict[str, Any] = {}
+    if "extends" in value:
+        base = load(kind, str(value["extends"]), f"{file}: {key}.extends").model_dump(exclude_unset=True)
+        base.pop("aliases", None)
+    return build(spec, merged(base, {k: v for k, v in value.items() if k != "extends"}), f"{file}: {key}")
