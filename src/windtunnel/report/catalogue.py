@@ -13,6 +13,7 @@ from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.fields import Spec
 from windtunnel.specs.hardware import AcceleratorSpec, FabricSpec, NodeSpec, PriceSpec
 from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.prices import price_table
 from windtunnel.specs.workload import WorkloadSpec
 from windtunnel.units import format_bytes, format_seconds, format_si
 
@@ -45,7 +46,7 @@ def _accelerator(spec: AcceleratorSpec) -> Row:
 
 def _node(spec: NodeSpec) -> Row:
     network = f"{spec.nics} x {spec.nic_bytes_per_s * 8 / 1e9:.0f} Gb/s" if spec.nics else "none"
-    return (f"{spec.accelerators} x {spec.accelerator}", spec.topology, network, spec.fabric)
+    return (str(spec.accelerators), spec.topology, network, spec.fabric)
 
 
 def _fabric(spec: FabricSpec) -> Row:
@@ -81,7 +82,7 @@ def _length(length: Any) -> str:
 _COLUMNS: dict[str, tuple[Row, str, Callable[[Any], Row]]] = {
     "models": (("size", "active", "layers", "heads", "KV KiB", "context"), "<>>>>>>", _model),
     "accelerators": (("GiB", "TB/s", "TF16", "TF8", "link", "W"), "<>>>><>", _accelerator),
-    "nodes": (("accelerators", "topology", "network", "fabric"), "<<<<<", _node),
+    "nodes": (("size", "topology", "network", "fabric"), "<><<<", _node),
     "fabrics": (("scope", "GB/s", "latency", "efficiency"), "<<>>>", _fabric),
     "engines": (("version", "scheduler", "seqs", "tokens", "block", "host/step"), "<<<>>>>", _engine),
     "workloads": (("requests", "arrivals", "req/s", "prompt", "output"), "<><>>>", _workload),
@@ -90,6 +91,7 @@ _LEGEND = {
     "models": "size: parameters. active: those a token passes through, where there are experts. heads: query/KV. "
     "KV KiB: cache of one token at 16 bits.",
     "accelerators": "TF16, TF8: dense peak at 16 and 8 bits, TFLOP/s. GiB as software sees it.",
+    "nodes": "size: accelerators in the server. network: cards and their rate.",
     "fabrics": "GB/s per port and direction; efficiency: share of it that large messages reach.",
     "workloads": "prompt, output: tokens, ~ marks a median.",
 }
@@ -212,8 +214,8 @@ def _shown(key: str, value: Any) -> str:
 
 
 def prices() -> list[PriceSpec]:
-    """Every price, by accelerator."""
-    return []
+    """Every packaged price."""
+    return [price for price, _ in price_table()]
 
 
 def _prices_of(accelerator: str) -> list[PriceSpec]:
@@ -223,16 +225,13 @@ def _prices_of(accelerator: str) -> list[PriceSpec]:
 
 def _prices_text(accelerator: str = "") -> str:
     shown = _prices_of(accelerator) if accelerator else prices()
-    rows = [(p.accelerator, f"{p.usd_per_h:.2f}", p.provider, p.instance, p.region, p.date) for p in shown]
+    rows = [(p.accelerator, f"{p.usd_per_h:.2f}", p.provider, p.region, p.date) for p in shown]
     text = table(("accelerator", "$/h", "provider", "instance", "region", "date"), rows, "<><<<<")
     return f"{text}\n\n{paragraph('US dollars per accelerator and hour, on demand; --price NAME=USD overrides them.')}"
 
 
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of a kind."""
-    from windtunnel.specs.schema import SCHEMAS, json_schema
+    from windtunnel.specs.schema import json_schema
 
-    if kind not in SCHEMAS:
-        known = ", ".join(SCHEMAS)
-        raise SpecError(Problem("unknown kind", "catalogue schema", "", repr(kind), known, nearest(kind, SCHEMAS)))
     return json_schema(kind)

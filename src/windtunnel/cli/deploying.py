@@ -1,0 +1,78 @@
+"""The deployment that the flags ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.cli.given import Given
+
+if TYPE_CHECKING:
+    from windtunnel.specs.deployment import DeploymentSpec
+
+PLAN = {
+    "tp": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "ep": "expert_parallel",
+    "replicas": "replicas",
+    "weights": "weight_dtype",
+    "kv": "kv_dtype",
+}
+"""Flags and the plan's fields they set."""
+ENGINE = {
+    "max_num_seqs": "max_num_seqs",
+    "max_num_batched_tokens": "max_num_batched_tokens",
+    "max_model_len": "max_model_len",
+    "gpu_memory_utilization": "memory_utilization",
+}
+"""Flags and the engine's fields they set."""
+DEPLOYMENT = ("deployment", "model", "accelerator", "node", "engine", *PLAN, *ENGINE)
+"""Fields that say what is deployed."""
+
+
+def read_deployment(given: Given) -> DeploymentSpec | None:
+    """The deployment from a file with flags laid over it; None when something was wrong (kept in `given`)."""
+    from windtunnel.specs.assemble import deployment_of
+    from windtunnel.specs.load import read_yaml
+
+    file = given.text("deployment")
+    data: dict[str, Any] = {}
+    found = None
+    with given:
+        if file:
+            data = dict(read_yaml(Path(file)))
+        for name in ("model", "accelerator", "node", "engine"):
+            if given.has(name):
+                data[name] = given.raw(name)
+        for name in ("model", "accelerator"):
+            if name not in data:
+                given.wrong(name, "is missing", f"a name from `windtunnel catalogue {name}s`, or --deployment FILE")
+        if "model" in data and "accelerator" in data:
+            found = deployment_of(_with_flags(data, given), file or "command line")
+    return found
+
+
+def _with_flags(data: dict[str, Any], given: Given) -> dict[str, Any]:
+    """The deployment's mapping with the plan's and the engine's flags in their places."""
+    plan = {field: given.raw(flag) for flag, field in PLAN.items() if given.has(flag)}
+    engine = {field: given.raw(flag) for flag, field in ENGINE.items() if given.has(flag)}
+    if plan or "plan" in data:
+        data["plan"] = {**_own_format(data), **(data.get("plan") or {}), **plan}
+    if engine:
+        base = data.get("engine", "vllm")
+        data["engine"] = {**(base if isinstance(base, dict) else {"extends": base}), **engine}
+    return data
+
+
+def _own_format(data: dict[str, Any]) -> dict[str, Any]:
+    """The weight format of a model that is published quantised; weights stay as published unless asked."""
+    from windtunnel.errors import SpecError
+    from windtunnel.specs.load import load
+
+    if not isinstance(data["model"], str):
+        return {}
+    try:
+        native = load("models", data["model"]).dtype
+    except SpecError:
+        return {}  # reported where the whole deployment is read
+    return {"weight_dtype": native} if native in ("fp8", "int4", "mxfp4") else {}
