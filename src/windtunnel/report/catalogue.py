@@ -207,7 +207,7 @@ def _shown(key: str, value: Any) -> str:
     if key.endswith("_per_s"):
         return f"{value:.4g} per second"
     if key.endswith("_s"):
-        return format_seconds(value)
+        return format_seconds(value) if value else "0 s"
     if key.endswith("_w"):
         return f"{value:g} W"
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"
@@ -226,7 +226,7 @@ def _prices_of(accelerator: str) -> list[PriceSpec]:
 def _prices_text(accelerator: str = "") -> str:
     shown = _prices_of(accelerator) if accelerator else prices()
     rows = [(p.accelerator, f"{p.usd_per_h:.2f}", p.provider, p.region, p.date) for p in shown]
-    text = table(("accelerator", "$/h", "provider", "instance", "region", "date"), rows, "<><<<<")
+    text = table(("accelerator", "$/h", "provider", "region", "date"), rows, "<><<<")
     return f"{text}\n\n{paragraph('US dollars per accelerator and hour, on demand; --price NAME=USD overrides them.')}"
 
 
