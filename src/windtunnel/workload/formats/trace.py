@@ -50,7 +50,7 @@ def open_text(path: Path) -> IO[str]:
     """A text file, unpacked if it is gzipped; a byte order mark is skipped."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    raw: Any = gzip.open(path, "rb") if packed else path.open("rb")
+    raw: Any = gzip.open(path, "rb") if packed else path.open("rb")  # noqa: SIM115  (the caller closes the wrapper)
     return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
 
@@ -76,7 +76,7 @@ def csv_rows(path: Path, wanted: Sequence[str], faults: Faults) -> Iterator[Rows
             reader = csv.reader(file, delimiter=delimiter)
             line = 2
             while rows := list(islice(reader, ROWS_AT_ONCE)):
-                lines: list[int] | range = range(line, line + len(rows))
+                lines: Sequence[int] = range(line, line + len(rows))
                 line += len(rows)
                 if min(map(len, rows)) != len(names) or max(map(len, rows)) != len(names):
                     rows, lines = _even(rows, lines, len(names), faults)
@@ -102,7 +102,7 @@ def _positions(names: list[str], wanted: Sequence[str], faults: Faults) -> list[
     return [names.index(name) for name in wanted]
 
 
-def _even(rows: list[list[str]], lines: range, width: int, faults: Faults) -> tuple[list[list[str]], list[int]]:
+def _even(rows: list[list[str]], lines: Sequence[int], width: int, faults: Faults) -> tuple[list[list[str]], list[int]]:
     """Rows as wide as the header; blank lines are passed over, others noted."""
     kept, numbers = [], []
     for row, line in zip(rows, lines, strict=True):
@@ -138,6 +138,12 @@ def json_objects(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, An
             faults.fail("the file is not UTF-8 text")
         except (EOFError, gzip.BadGzipFile, OSError) as error:
             faults.fail(f"cannot read the file ({error})")
+
+
+def missing_key(row: Mapping[str, Any], line: int, name: str, faults: Faults) -> None:
+    """Note that an object of a JSONL file lacks a key."""
+    has = f"the object has {', '.join(islice(row, 12))}"
+    faults.add("missing key", line, name, allowed=has, nearest=nearest(name, row))
 
 
 def check_order(arrival_s: Floats, lines: Sequence[int], before_s: float, column: str, faults: Faults) -> None:
