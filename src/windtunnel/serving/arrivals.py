@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 
 AT_ARRIVAL, AFTER_ANY = -1, -2
 
@@ -50,7 +50,7 @@ def _heap_pop(world: Any, requests: Any) -> int:
     return int(top)
 
 
-@njit
+@inlined
 def find_next_arrival(world: Any, requests: Any) -> None:
     """Note when the next request arrives (infinity when none is due)."""
     rows = len(requests)
@@ -61,7 +61,7 @@ def find_next_arrival(world: Any, requests: Any) -> None:
         world.next_arrival_s = min(world.next_arrival_s, requests[requests[0].heap].arrival_s)
 
 
-@njit
+@inlined
 def pop_arrival(world: Any, requests: Any) -> int:
     """Take the request that arrives next; at equal times the one of the lower row."""
     row = world.next_row

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.kv_cache import cache_full, release, take
 from windtunnel.serving.queue import pop_head, push_front
 from windtunnel.serving.state import DECODE, NEVER, PREFILL
 
 
-@njit
+@inlined
 def computed_tokens(replica: Any, slot: Any) -> int:
     """Tokens of the slot's request whose KV is there (or being computed in a step under way)."""
     return int(slot.start + replica.tick if slot.state == DECODE else slot.start)
 
 
-@njit
+@inlined
 def held_blocks(world: Any, replica: Any, slot: Any) -> int:
     """KV blocks that the slot's request owns."""
     if world.prefix or slot.state == PREFILL:
@@ -29,14 +29,14 @@ def held_blocks(world: Any, replica: Any, slot: Any) -> int:
     return int((slot.start + replica.tick + slot.chunk + world.block_size - 1) // world.block_size)
 
 
-@njit
+@inlined
 def blocks_short(world: Any, replica: Any, slot: Any, tokens: int) -> int:
     """Blocks that must be taken before the slot's request can compute `tokens` more."""
     total = computed_tokens(replica, slot) + tokens
     return int((total + world.block_size - 1) // world.block_size - held_blocks(world, replica, slot))
 
 
-@njit
+@inlined
 def take_blocks(world: Any, replica: Any, slots: Any, blocks: Any, cells: Any, row: int, count: int) -> None:
     """Give the slot's request `count` more blocks (there must be as many)."""
     slot = slots[row]
@@ -80,7 +80,7 @@ def _leave_decode(world: Any, replica: Any, slot: Any, phase: Any) -> None:
             replica.unsaturated -= 1
 
 
-@njit
+@inlined
 def enter_decode(world: Any, replica: Any, slot: Any, phase: Any, remaining: int) -> None:
     """The prompt is done: from now on the request advances one token a step."""
     computed = slot.start
@@ -138,14 +138,14 @@ def preempt(
     push_front(world, requests, replica, slot.request)
 
 
-@njit
+@inlined
 def take_row(replica: Any, slots: Any) -> int:
     """A free slot."""
     replica.free_rows -= 1
     return int(slots[replica.free_rows].free_row)
 
 
-@njit
+@inlined
 def open_row(requests: Any, slot: Any, i: int) -> None:
     """Prepare a slot for a request of which nothing is computed."""
     slot.request = i
@@ -162,7 +162,7 @@ def open_row(requests: Any, slot: Any, i: int) -> None:
     slot.scheduled = 0
 
 
-@njit
+@inlined
 def admit(world: Any, requests: Any, replica: Any, slots: Any, row: int) -> None:
     """Move the head of the waiting queue into its prepared slot, last in the running order."""
     i = pop_head(world, requests, replica)
@@ -201,7 +201,7 @@ def recount(world: Any, replica: Any, slots: Any, phase: Any) -> None:
                 replica.next_saturation = min(replica.next_saturation, world.window - slot.start)
 
 
-@njit
+@inlined
 def count_prefill(world: Any, replica: Any, slot: Any) -> None:
     """Add a prefilling slot's chunk to the step's sums and advance it."""
     chunk, start = slot.chunk, slot.start
@@ -222,7 +222,7 @@ def count_prefill(world: Any, replica: Any, slot: Any) -> None:
         replica.step_window_pairs += pairs
 
 
-@njit
+@inlined
 def first_prefill(replica: Any, slots: Any) -> int:
     """The first place in the running order that is in prefill (the end if none is)."""
     left = replica.prefilling
@@ -234,7 +234,7 @@ def first_prefill(replica: Any, slots: Any) -> int:
     return int(i)
 
 
-@njit
+@inlined
 def finish_composing(world: Any, replica: Any, slots: Any) -> None:
     """Complete the step's sums once every slot has its chunk and decodes have advanced."""
     replica.step_tokens += replica.step_decodes
@@ -248,7 +248,7 @@ def finish_composing(world: Any, replica: Any, slots: Any) -> None:
                 count_prefill(world, replica, slot)
 
 
-@njit
+@inlined
 def clear_step(replica: Any) -> None:
     """Start the sums of a new step."""
     replica.step_tokens = 0
@@ -265,7 +265,7 @@ def clear_step(replica: Any) -> None:
     replica.step_computed = 0
 
 
-@njit
+@inlined
 def advance_decodes(world: Any, replica: Any) -> None:
     """All decoding requests advance by one token."""
     replica.tick += 1

@@ -30,10 +30,24 @@ _HERE = Path(__file__).parent
 _LOW64 = (1 << 64) - 1
 _MIX_1, _MIX_2, _MIX_3 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+"""No reference counts: the kernel allocates nothing, and counting its array arguments at every
+call cost twenty times what the loop does."""
+_INNER: dict[str, Any] = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 def njit(function: F) -> F:
     """Compile a function of the kernel (not cached by itself)."""
-    compiled: F = numba.njit(function, nogil=True, error_model="numpy")
+    compiled: F = numba.njit(function, **_INNER)
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """Compile a function into its callers: for what is called from one place or is tiny.
+
+    Passing a dozen arrays through a call costs more than most of these functions do.
+    """
+    compiled: F = numba.njit(function, forceinline=True, **_INNER)
     return compiled
 
 
@@ -59,7 +73,7 @@ def cached_entry(function: F) -> F:
     if before:  # the user's own folder: still one folder per state of the sources
         config.CACHE_DIR = str(Path(before) / _source_digest())
     try:
-        compiled: F = numba.njit(function, nogil=True, cache=True, error_model="numpy")
+        compiled: F = numba.njit(function, cache=True, **_OPTIONS)
     finally:
         config.CACHE_DIR = before
     return compiled

@@ -105,12 +105,12 @@ def forget(blocks: Any, mask: int, b: int) -> None:
 @njit
 def take(world: Any, replica: Any, blocks: Any) -> int:
     """Take the first free block, evicting what it held."""
-    b = blocks[0].next
+    b = int(blocks[0].next)
     _unlink(blocks, b)
     forget(blocks, world.hash_mask, b)
     blocks[b].refs = 1
     replica.free_blocks -= 1
-    return int(b)
+    return b
 
 
 @njit
@@ -127,7 +127,7 @@ def release(replica: Any, blocks: Any, cells: Any, count: int) -> None:
     """Give back a request's blocks, tail first."""
     front = 0
     for position in range(count - 1, -1, -1):
-        b = cells[position].block
+        b = int(cells[position].block)
         blocks[b].refs -= 1
         if blocks[b].refs == 0:
             replica.free_blocks += 1
@@ -135,7 +135,7 @@ def release(replica: Any, blocks: Any, cells: Any, count: int) -> None:
                 _link_after(blocks, front, b)
                 front = b
             else:
-                _link_after(blocks, blocks[0].prev, b)
+                _link_after(blocks, int(blocks[0].prev), b)
 
 
 @njit

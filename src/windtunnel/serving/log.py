@@ -28,23 +28,13 @@ def log_preempted(world: Any, log: Any, request: int) -> None:
 
 
 @njit
-def log_served(world: Any, log: Any, replica: Any, slots: Any) -> None:
-    """Every running request is served: decodes with one token, a prefill with its chunk."""
+def log_served(world: Any, log: Any, replica: Any, slots: Any, all_decodes: bool) -> None:
+    """Note who is served: those granted tokens and, if so, every decoding request with one."""
     for i in range(replica.running):
         slot = slots[slots[i].order]
-        if slot.state == DECODE:
-            log_entry(world, log, slot.request, 1)
-        elif slot.chunk > 0:
-            log_entry(world, log, slot.request, slot.chunk)
-
-
-@njit
-def log_granted(world: Any, log: Any, replica: Any, slots: Any) -> None:
-    """Those running requests are served that were granted tokens."""
-    for i in range(replica.running):
-        slot = slots[slots[i].order]
-        if slot.chunk > 0:
-            log_entry(world, log, slot.request, slot.chunk)
+        tokens = 1 if all_decodes and slot.state == DECODE else slot.chunk
+        if tokens > 0:
+            log_entry(world, log, slot.request, tokens)
 
 
 @njit

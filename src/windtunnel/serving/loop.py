@@ -12,7 +12,7 @@ from typing import Any
 
 from windtunnel.serving.arrivals import find_next_arrival, pop_arrival, release_successors
 from windtunnel.serving.batch import enter_decode, first_prefill, vacate
-from windtunnel.serving.jit import cached_entry, njit
+from windtunnel.serving.jit import cached_entry, inlined, njit
 from windtunnel.serving.log import log_end, log_full, log_sample, log_start
 from windtunnel.serving.price import time_step
 from windtunnel.serving.queue import push_back
@@ -65,7 +65,7 @@ def _pop_event(world: Any, replicas: Any) -> int:
     return int(top)
 
 
-@njit
+@inlined
 def _next_event_s(world: Any, replicas: Any) -> float:
     return float(replicas[replicas[0].event].end_s) if world.events > 0 else math.inf
 
@@ -101,7 +101,7 @@ def _first_token(world: Any, requests: Any, i: int) -> int:
     return int(request.output - request.generated)
 
 
-@njit
+@inlined
 def _end_step(world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any) -> None:
     """Process the tokens of the step that ends now (one stage: all of the replica's tokens)."""
     due = replica.next_finish <= replica.tick
@@ -206,7 +206,7 @@ def _end_batch(
     return int(batches[b].log_row)
 
 
-@njit
+@inlined
 def _end(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, batches: Any,
     entries: Any, steps: Any,
@@ -221,7 +221,7 @@ def _end(
         log_end(steps, replica, row)
 
 
-@njit
+@inlined
 def _start(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
     token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, batches: Any, entries: Any, log: Any, steps: Any,
@@ -244,7 +244,7 @@ def _start(
     return True
 
 
-@njit
+@inlined
 def _undisturbed(world: Any, replicas: Any, replica: Any) -> bool:
     """Whether nothing can happen to the replica before or at the end of its step."""
     end = replica.end_s
@@ -257,7 +257,7 @@ def _undisturbed(world: Any, replicas: Any, replica: Any) -> bool:
     return bool(world.replicas == 1 or (world.pending == 1 and end < _next_event_s(world, replicas)))
 
 
-@njit
+@inlined
 def _drive(
     world: Any, requests: Any, replicas: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
     token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, batches: Any, entries: Any, log: Any, steps: Any,
@@ -292,7 +292,7 @@ def _drive(
         world.status = STUCK
 
 
-@njit
+@inlined
 def _arrive(world: Any, requests: Any, replicas: Any) -> None:
     """Route every request that arrives at this moment; idle replicas are to start."""
     while world.next_arrival_s <= world.now_s + SAME_MOMENT_S:

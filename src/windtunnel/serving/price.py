@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined
 
 
-@njit
+@inlined
 def decode_seconds(decode_cost: Any, requests: int, context: int, window: int, windowed: int) -> float:
     """Decode attention of a batch, interpolated in the mean context per request.
 
@@ -32,7 +32,7 @@ def decode_seconds(decode_cost: Any, requests: int, context: int, window: int, w
     return float(seconds)
 
 
-@njit
+@inlined
 def grid_place(mean: float, columns: int) -> tuple[int, float]:
     """The column at or below a mean context, and how far towards the next one it lies."""
     if mean < 16.0:
@@ -47,7 +47,7 @@ def grid_place(mean: float, columns: int) -> tuple[int, float]:
     return columns - 2, math.ldexp(mean, -(octave + 4)) * 8.0 - 8.0 - j
 
 
-@njit
+@inlined
 def body_seconds(world: Any, replica: Any, token_cost: Any, decode_cost: Any) -> float:
     """Everything of a step but its head, transfers and host overhead, all stages together."""
     seconds = token_cost[replica.step_tokens].body_s
@@ -66,7 +66,7 @@ def body_seconds(world: Any, replica: Any, token_cost: Any, decode_cost: Any) ->
     return float(seconds)
 
 
-@njit
+@inlined
 def step_joules(world: Any, replica: Any, token_cost: Any, sample_cost: Any) -> float:
     """Dynamic energy of a step."""
     joules = (
@@ -87,7 +87,7 @@ def step_joules(world: Any, replica: Any, token_cost: Any, sample_cost: Any) -> 
     return float(joules)
 
 
-@njit
+@inlined
 def time_step(
     world: Any, replica: Any, token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, now_s: float
 ) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 
 
 @njit
@@ -50,7 +50,11 @@ def _pop_heap(requests: Any, root: int) -> int:
         pair = _meld(requests, a, b)
         requests[pair].next = pairs
         pairs = pair
-    merged = -1
+    if pairs < 0:
+        return -1
+    merged = pairs
+    pairs = requests[merged].next
+    requests[merged].next = -1
     while pairs >= 0:
         following = requests[pairs].next
         requests[pairs].next = -1
@@ -59,7 +63,7 @@ def _pop_heap(requests: Any, root: int) -> int:
     return merged
 
 
-@njit
+@inlined
 def push_back(world: Any, requests: Any, replica: Any, i: int) -> None:
     """A new arrival joins the queue."""
     requests[i].next = -1

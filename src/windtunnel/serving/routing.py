@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import mix, njit
+from windtunnel.serving.jit import inlined, mix, njit
 
 ROUTERS = ("round_robin", "random", "least_outstanding", "least_kv", "power_of_two")
 """Names of the routers; the place in this tuple is the number that the kernel knows.
@@ -31,7 +31,7 @@ def _outstanding(replica: Any) -> int:
     return int(replica.running + replica.waiting)
 
 
-@njit
+@inlined
 def route(world: Any, replicas: Any) -> int:
     """The replica for the request that arrives now."""
     count = world.replicas

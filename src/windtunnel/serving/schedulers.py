@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving import vllm
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined
 
 SCHEDULERS = ("vllm",)
 """Names of the schedulers; the place in this tuple is the number that the kernel knows."""
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any
 ) -> None:

@@ -69,7 +69,7 @@ REPLICA = _dtype(
 
 SLOT = _dtype(
     who=(_i, "request start finish_tick target chunk blocks keys cached_blocks segment segment_used flying"),
-    small=(_h, "state order free_row scheduled"),
+    place=(_i, "state order free_row scheduled"),
 )
 
 BLOCK = _dtype(lists=(_h, "prev next refs bucket same_prev same_next"), content=(_i, "key"))

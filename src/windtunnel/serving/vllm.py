@@ -28,13 +28,13 @@ from windtunnel.serving.batch import (
     recount,
     take_row,
 )
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.kv_cache import extend_keys, find, touch
-from windtunnel.serving.log import log_entry, log_granted, log_preempted, log_served
+from windtunnel.serving.log import log_entry, log_preempted, log_served
 from windtunnel.serving.state import DECODE, PREFILL
 
 
-@njit
+@inlined
 def _wanted(replica: Any, slot: Any) -> int:
     """Tokens that a running request would take in this step, were the budget unlimited."""
     if slot.state == DECODE:
@@ -45,7 +45,7 @@ def _wanted(replica: Any, slot: Any) -> int:
     return int(wanted)
 
 
-@njit
+@inlined
 def _last_chunk(world: Any, replica: Any, slots: Any, phase: Any) -> int:
     """Tokens of the one prefill under way if all running requests can be served, else -1.
 
@@ -65,7 +65,7 @@ def _last_chunk(world: Any, replica: Any, slots: Any, phase: Any) -> int:
     return int(chunk) if need <= replica.free_blocks else -1
 
 
-@njit
+@inlined
 def _serve_all(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     chunk: int,
@@ -82,13 +82,14 @@ def _serve_all(
             if slot.state == DECODE:
                 at = (slot.start + replica.tick) % world.block_size
                 if at == 0 or at == world.block_size - 1:
-                    grant(world, requests, replica, slots, blocks, cells, segments, row, 1)
+                    tokens = _wanted(replica, slot)
+                    grant(world, requests, replica, slots, blocks, cells, segments, row, tokens)
                     slot.chunk = 0
     if chunk > 0:
         row = slots[replica.running - 1].order
         grant(world, requests, replica, slots, blocks, cells, segments, row, chunk)
     if world.recording:
-        log_served(world, log, replica, slots)
+        log_served(world, log, replica, slots, True)
     advance_decodes(world, replica)
     if world.window > 0 and replica.tick >= replica.next_saturation:
         recount(world, replica, slots, phase)
@@ -140,7 +141,7 @@ def _serve_in_order(
         budget -= tokens
         i += 1
     if world.recording:
-        log_granted(world, log, replica, slots)
+        log_served(world, log, replica, slots, False)
     advance_granted(world, replica, slots, phase)
     return int(budget)
 
@@ -178,7 +179,7 @@ def _idle_hits(blocks: Any, cells: Any, hits: int) -> int:
     return idle
 
 
-@njit
+@inlined
 def _admit_waiting(
     world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cells: Any, segments: Any, log: Any, budget: int
 ) -> None:
@@ -217,7 +218,7 @@ def _admit_waiting(
         budget -= tokens
 
 
-@njit
+@inlined
 def _seat(world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cells: Any, i: int, hits: int) -> int:
     """A slot for the head of the queue, holding the blocks found for it."""
     if not world.prefix:
@@ -235,7 +236,7 @@ def _seat(world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cell
     return int(row)
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any
 ) -> None:
