@@ -25,7 +25,8 @@ def table_of_turns(
         turns: number of turns of each conversation, shape (s,).
         chains: prompts and what they consist of, shape (n,).
         output_tokens: shape (n,).
-        start: arrival_s, after and delay_s of each conversation's first turn, shape (s,).
+        start: arrival_s, after and delay_s of each conversation's first turn, shape (s,); `after`
+            is a row here, in this order, or AT_ARRIVAL or AFTER_ANY.
         think_s: pause before each turn, ignored for first turns, shape (n,).
         tenant: of each conversation, shape (s,).
     """
@@ -41,7 +42,8 @@ def table_of_turns(
     row_now = np.empty(n, dtype=np.int64)
     row_now[order] = np.arange(n)
     before = row_now[np.maximum(np.arange(n) - 1, 0)]
-    after = np.where(is_first, start_after[session], before)
+    starts = np.where(start_after >= 0, row_now[np.maximum(start_after, 0)], start_after)
+    after = np.where(is_first, starts[session], before)
     delay_s = np.where(is_first, start_delay_s[session], pause_s)
     return request_table(
         arrival_s[order],
@@ -53,6 +55,33 @@ def table_of_turns(
         segments=take_segments(chains.segments, order),
         output_id=chains.output_id[order],
     )
+
+
+def closed_starts(turns: Ints, think_s: Floats, users: int, pause_s: float) -> tuple[Floats, Ints, Floats]:
+    """First turns of conversations that `users` hold one after another, dealt out in turn.
+
+    Args:
+        turns: number of turns of each conversation, shape (s,).
+        think_s: pause before each turn, ignored for first turns, shape (n,).
+        users: how many conversations go on at once.
+        pause_s: between a user's conversations.
+
+    Returns:
+        arrival_s (earliest possible), after and delay_s of each conversation's first turn.
+    """
+    sessions = len(turns)
+    last_row = np.cumsum(turns) - 1
+    first_row = last_row - turns + 1
+    so_far_s = np.cumsum(think_s)
+    length_s = so_far_s[last_row] - so_far_s[first_row]
+    rounds = -(-sessions // users)
+    taken_s = np.zeros(rounds * users)
+    taken_s[:sessions] = length_s + pause_s
+    ends_s = np.cumsum(taken_s.reshape(rounds, users), axis=0)
+    start_s = np.concatenate((np.zeros((1, users)), ends_s))[:rounds].ravel()[:sessions]
+    after = np.full(sessions, AT_ARRIVAL, dtype=np.int64)
+    after[users:] = last_row[: max(sessions - users, 0)]
+    return start_s, after, np.where(after >= 0, pause_s, 0.0)
 
 
 def link_sessions(session: Ints) -> Ints:

@@ -8,7 +8,7 @@ from windtunnel.specs.workload import WorkloadSpec
 from windtunnel.workload.arrivals import draw_arrivals
 from windtunnel.workload.lengths import draw_length, draw_lengths
 from windtunnel.workload.prefixes import chain_turns
-from windtunnel.workload.sessions import table_of_turns
+from windtunnel.workload.sessions import closed_starts, table_of_turns
 from windtunnel.workload.table import Ints, RequestTable, request_table
 
 
@@ -35,13 +35,17 @@ def synthesize(spec: WorkloadSpec, rng: np.random.Generator | None = None) -> Re
     turns = _turns(spec, turn_rng)
     group = group_rng.integers(0, max(spec.shared_prefix_groups, 1), len(turns))
     system_tokens = np.full(len(turns), spec.shared_prefix_tokens if shared else 0, dtype=np.int64)
-    starts = spec.arrivals.model_copy(update={"rate_per_s": spec.arrivals.rate_per_s * len(turns) / n})
     think_s = turn_rng.exponential(spec.sessions.think_s, n) if spec.sessions else np.zeros(n)
+    if spec.sessions is not None and spec.arrivals.kind == "closed":
+        start = closed_starts(turns, think_s, spec.arrivals.concurrency, spec.arrivals.think_s)
+    else:
+        starts = spec.arrivals.model_copy(update={"rate_per_s": spec.arrivals.rate_per_s * len(turns) / n})
+        start = draw_arrivals(starts, len(turns), arrival_rng)
     return table_of_turns(
         turns,
         chain_turns(turns, text_tokens, output_tokens, group, system_tokens),
         output_tokens,
-        draw_arrivals(starts, len(turns), arrival_rng),
+        start,
         think_s,
         group if shared else np.zeros(len(turns), dtype=np.int64),
     )

@@ -39,7 +39,8 @@ class ClipReport:
         cut = self.prompt_tokens_cut + self.output_tokens_cut
         return (
             f"{self.clipped_requests:,} of {self.requests:,} requests were clipped to "
-            f"{self.max_context_tokens:,} tokens ({cut:,} tokens, {cut / self.tokens:.2%} of all: {self.prompt_tokens_cut:,} of prompts, "
+            f"{self.max_context_tokens:,} tokens "
+            f"({cut:,} tokens, {cut / self.tokens:.2%} of all: {self.prompt_tokens_cut:,} of prompts, "
             f"{self.output_tokens_cut:,} of outputs)",
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from windtunnel.workload.faults import Faults
 from windtunnel.workload.formats.numbers import reals, whole
-from windtunnel.workload.formats.trace import Trace, check_order, csv_header, csv_rows, open_text
+from windtunnel.workload.formats.trace import Trace, check_order, csv_names, csv_rows
 from windtunnel.workload.sessions import link_sessions
 from windtunnel.workload.table import request_table
 
@@ -30,8 +30,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Trace:
         columns: unused; the format fixes its columns.
     """
     faults = Faults(str(path))
-    with open_text(path) as file:
-        has_sessions = "Session ID" in csv_header(file.readline())[0]
+    has_sessions = "Session ID" in csv_names(path, faults)
     wanted = (*COLUMNS, "Session ID") if has_sessions else COLUMNS
     models: dict[str, int] = {}
     sessions: dict[str, int] = {"": -1}

@@ -18,7 +18,7 @@ from windtunnel.workload.faults import Faults
 from windtunnel.workload.formats.numbers import NO_LIMIT, dates, is_number, reals, whole
 from windtunnel.workload.formats.trace import Rows, Trace, check_order
 from windtunnel.workload.sessions import link_sessions
-from windtunnel.workload.table import request_table
+from windtunnel.workload.table import Ints, request_table
 
 PROMPT = (
     *("prompt_tokens", "input_tokens", "input_length", "input_len", "prompt_len", "prompt_length", "input_toks"),
@@ -29,12 +29,9 @@ OUTPUT = (
     *("num_decode_tokens", "output_tokens_count", "GeneratedTokens", "Response tokens", "osl"),
 )
 UNIT_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_STEMS = ("arrival", "arrival_time", "timestamp", "time")
 ARRIVAL: dict[str, float] = {
-    **{
-        f"{stem}_{unit}": size
-        for stem in ("arrival", "arrival_time", "timestamp", "time")
-        for unit, size in UNIT_S.items()
-    },
+    **{f"{stem}_{unit}": size for stem in _STEMS for unit, size in UNIT_S.items()},
     **dict.fromkeys(("arrival", "arrival_time", "arrived_at", "timestamp", "time", "start_time"), 1.0),
     "StartTimeOffset": 1e-9,
 }
@@ -63,6 +60,8 @@ def match_columns(names: Sequence[str], given: Mapping[str, str], faults: Faults
         given: what the user said: meaning to column.
         faults: where faults are noted; anything missing raises.
     """
+    for name in dict.fromkeys(n for n in names if names.count(n) > 1):
+        faults.add("the header names this column twice", 1, name)
     plain = {_plain(name): name for name in names}
     found: dict[str, str] = {}
     for meaning, column in given.items():
@@ -108,7 +107,7 @@ def table_of_columns(pieces: Iterable[Rows], found: Mapping[str, str], format: s
         faults: where faults are noted.
     """
     parts = _Parts()
-    names: dict[str, dict[Any, int]] = {"session": {}, "tenant": {}}
+    names: dict[str, dict[Any, int]] = {"session": {}, "tenant": {}}  # the number of each name so far
     start_s, last_s = None, 0.0
     for rows in pieces:
         parts.prompt.append(_whole(rows, found["prompt_tokens"], faults))
@@ -125,14 +124,11 @@ def table_of_columns(pieces: Iterable[Rows], found: Mapping[str, str], format: s
             parts.arrival_s.append(arrival_s - start_s)
         for meaning, seen in names.items():
             if meaning in found:
-                numbers = [
-                    -1 if v in (None, "") else seen.setdefault(str(v), len(seen)) for v in rows.columns[found[meaning]]
-                ]
-                parts.extra.setdefault(meaning, []).append(np.array(numbers, dtype=np.int64))
+                parts.extra.setdefault(meaning, []).append(_numbered(rows.columns[found[meaning]], seen))
         if "priority" in found:
             priority = rows.columns[found["priority"]]
-            numbers = whole(priority, rows.lines, found["priority"], faults, least=-NO_LIMIT, most=NO_LIMIT).tolist()
-            parts.extra.setdefault("priority", []).append(np.array(numbers, dtype=np.int64))
+            numbers = whole(priority, rows.lines, found["priority"], faults, least=-NO_LIMIT, most=NO_LIMIT)
+            parts.extra.setdefault("priority", []).append(numbers)
     faults.check()
     if not parts.prompt:
         faults.fail("the trace has no requests")
@@ -159,6 +155,12 @@ def _assembled(parts: _Parts, format: str) -> Trace:
         after=link_sessions(extra["session"]) if "session" in extra else None,
     )
     return Trace(table, format, tuple(notes))
+
+
+def _numbered(values: Sequence[Any], seen: dict[Any, int]) -> Ints:
+    """Names numbered in order of appearance; -1 for none."""
+    numbers = [-1 if value in (None, "") else seen.setdefault(str(value), len(seen)) for value in values]
+    return np.array(numbers, dtype=np.int64)
 
 
 def _whole(rows: Rows, column: str, faults: Faults) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from windtunnel.workload.faults import Faults
 from windtunnel.workload.formats.named import match_columns, table_of_columns
-from windtunnel.workload.formats.trace import Trace, csv_header, csv_rows, open_text
+from windtunnel.workload.formats.trace import Trace, csv_names, csv_rows
 
 
 def read(path: Path, columns: Mapping[str, str]) -> Trace:
@@ -18,7 +18,5 @@ def read(path: Path, columns: Mapping[str, str]) -> Trace:
         columns: meaning to column, for names that are not known; see `named.KNOWN`.
     """
     faults = Faults(str(path))
-    with open_text(path) as file:
-        names = csv_header(file.readline())[0]
-    found = match_columns(names, columns, faults)
+    found = match_columns(csv_names(path, faults), columns, faults)
     return table_of_columns(csv_rows(path, list(found.values()), faults), found, "named_csv", faults)

@@ -44,7 +44,9 @@ def read(path: Path, columns: Mapping[str, str]) -> Trace:
         columns: unused; the format fixes its keys.
     """
     faults = Faults(str(path))
-    turns, texts, outputs = [], [], []
+    turns: list[int] = []
+    texts: list[int] = []
+    outputs: list[int] = []
     passed_over = 0
     for line, record in _records(path, faults):
         pairs = _pairs(record, line, faults)

@@ -61,6 +61,15 @@ def csv_header(line: str) -> tuple[list[str], str]:
     return [name.strip() for name in names], delimiter
 
 
+def csv_names(path: Path, faults: Faults) -> list[str]:
+    """The column names of a CSV file."""
+    try:
+        with open_text(path) as file:
+            return csv_header(file.readline())[0]
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
+        faults.fail(f"the header cannot be read as CSV ({error})")
+
+
 def csv_rows(path: Path, wanted: Sequence[str], faults: Faults) -> Iterator[Rows]:
     """The wanted columns of a CSV file, piece by piece.
 
