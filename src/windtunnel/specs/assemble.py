@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class DeploymentFile(Spec):
     techniques: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def default_node(accelerator: str) -> NodeSpec | None:
     """The catalogue's node that holds this accelerator (the first by name), or None."""
     for name in names("nodes"):
@@ -80,7 +80,11 @@ def deployment(
     """
     collect = Collector()
     found: dict[str, Any] = {}
-    for kind, key, value in (("models", "model", model), ("accelerators", "accelerator", accelerator), ("engines", "engine", engine)):
+    for kind, key, value in (
+        ("models", "model", model),
+        ("accelerators", "accelerator", accelerator),
+        ("engines", "engine", engine),
+    ):
         with collect:
             found[key] = load(kind, value, where or f"--{key}") if isinstance(value, str) else value
     if isinstance(node, str) and node:
@@ -112,9 +116,7 @@ def half_precision(plan: PlanSpec, device: AcceleratorSpec) -> PlanSpec:
     """The plan with fp16 where it says bf16 and the device has no bf16 (V100, T4)."""
     if "bf16" in device.peak_flops_per_s or "fp16" not in device.peak_flops_per_s:
         return plan
-    changed: dict[str, Any] = {
-        key: "fp16" for key in ("weight_dtype", "kv_dtype") if getattr(plan, key) == "bf16"
-    }
+    changed: dict[str, Any] = {key: "fp16" for key in ("weight_dtype", "kv_dtype") if getattr(plan, key) == "bf16"}
     if plan.matmul_dtype == "bf16":
         changed["compute_dtype"] = "fp16"
     return plan.model_copy(update=changed)
@@ -139,7 +141,9 @@ def deployment_problems(deployment: DeploymentSpec, where: str = "") -> list[Pro
     if model.heads % tp:
         wrong(f"must divide the model's {model.heads} query heads", "plan.tensor_parallel", tp, _divisors(model.heads))
     elif model.latent is None and model.kv_heads % tp and tp % model.kv_heads:
-        wrong(f"must divide, or be a multiple of, the model's {model.kv_heads} KV heads", "plan.tensor_parallel", tp, "")
+        wrong(
+            f"must divide, or be a multiple of, the model's {model.kv_heads} KV heads", "plan.tensor_parallel", tp, ""
+        )
     width = model.moe.expert_ffn if model.moe is not None else model.ffn
     sharded = tp // plan.expert_parallel if model.moe is not None else tp
     if width % sharded:

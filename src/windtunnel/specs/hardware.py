@@ -24,7 +24,9 @@ class AcceleratorSpec(Spec):
     processors: int = Field(gt=0, description="streaming multiprocessors, compute units or cores")
     clock_hz: Hertz = Field(gt=0, description="boost clock at which the peak is quoted")
     l2_cache_bytes: Bytes = Field(gt=0, description="last-level cache")
-    scale_up: str = Field("", description="kind of link between accelerators of a node, such as nvlink4; empty: host link only")
+    scale_up: str = Field(
+        "", description="kind of link between accelerators of a node, such as nvlink4; empty: host link only"
+    )
     scale_up_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="per device and direction, all links together")
     host_link: str = Field("pcie4", description="kind of link to the host")
     host_link_bytes_per_s: BytesPerSecond = Field(gt=0, description="per direction")
@@ -42,7 +44,8 @@ class NodeSpec(Spec):
     accelerator: str = Field(description="catalogue name of its accelerator")
     accelerators: int = Field(gt=0)
     topology: Literal["switch", "mesh", "pairs", "host", "torus"] = Field(
-        description="switch: full bandwidth to any peer; mesh: links shared out among peers; pairs: bridged pairs; host: over PCIe"
+        description="switch: full bandwidth to any peer; mesh: links shared out among peers; pairs: bridged pairs; "
+        "host: over PCIe; torus: neighbours only"
     )
     nics: int = Field(1, ge=0)
     nic_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="per network card and direction")

@@ -1,9 +1,9 @@
-"""Find and load specs: catalogue names, YAML files with `extends`, and overrides, with all mistakes reported together."""
+"""Find and load specs: catalogue names and YAML files with `extends`, all mistakes reported together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -39,21 +39,20 @@ def catalogue_folder(kind: str) -> Traversable:
     return files("windtunnel") / "catalogue" / kind
 
 
-@lru_cache(maxsize=None)
+@cache
 def names(kind: str) -> tuple[str, ...]:
     """Catalogue names of a kind, sorted."""
     folder = catalogue_folder(kind)
     return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _entry(kind: str, name: str) -> Spec:
-    path = catalogue_folder(kind) / f"{name}.yaml"
-    data = _parse_yaml(path.read_text(encoding="utf-8"), f"catalogue/{kind}/{name}.yaml")
+    data = read_catalogue_yaml(kind, name)
     return build(KINDS[kind], _extended(data, kind, ()), f"catalogue/{kind}/{name}.yaml")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _aliases(kind: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names(kind):
@@ -82,6 +81,12 @@ def resolve(kind: str, name: str, where: str = "") -> Any:
     noun = kind.removesuffix("s")
     hint = f"one of {len(names(kind))} names (`windtunnel catalogue {kind}` lists them) or a file"
     raise SpecError(Problem(f"unknown {noun}", where, "", repr(name), hint, nearest(name, spelled)))
+
+
+def read_catalogue_yaml(kind: str, name: str) -> dict[str, Any]:
+    """The mapping in a packaged file, as written there."""
+    path = catalogue_folder(kind) / f"{name}.yaml"
+    return _parse_yaml(path.read_text(encoding="utf-8"), f"catalogue/{kind}/{name}.yaml")
 
 
 def load(kind: str, name_or_path: str, where: str = "") -> Any:
@@ -116,7 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse_yaml(text: str, file: str) -> dict[str, Any]:
     try:
-        data = yaml.load(text, Loader=_LOADER)  # noqa: S506  (a safe loader, the C one when present)
+        data = yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         path = f"line {mark.line + 1}" if mark else ""
@@ -190,7 +195,11 @@ def _fields_at(spec: type[Spec], path: Iterable[int | str]) -> list[str]:
         fields = getattr(current, "model_fields", {})
         annotation = fields[part].annotation if part in fields else None
         current = next(
-            (a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type) and issubclass(a, Spec)),
+            (
+                a
+                for a in (annotation, *getattr(annotation, "__args__", ()))
+                if isinstance(a, type) and issubclass(a, Spec)
+            ),
             current,
         )
     return sorted(getattr(current, "model_fields", {}))

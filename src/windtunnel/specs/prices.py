@@ -51,7 +51,12 @@ def price_usd_per_h(
     if overrides and accelerator in overrides:
         source = Source(kind="assumed", source="given by the user")
         return PriceSpec(
-            accelerator=accelerator, usd_per_h=overrides[accelerator], provider="own", region="-", date="", sources=(source,)
+            accelerator=accelerator,
+            usd_per_h=overrides[accelerator],
+            provider="own",
+            region="-",
+            date="",
+            sources=(source,),
         )
     rows = [(price, default) for price, default in price_table() if price.accelerator == accelerator]
     if provider is not None:
@@ -78,7 +83,9 @@ def parse_prices(text: str, file: str = "--price") -> dict[str, float]:
         except ValueError:
             usd = float("nan")
         if not equals or not 0 <= usd < float("inf"):
-            problems.append(Problem("a price reads NAME=DOLLARS", file, got=repr(part), allowed="such as h100-sxm=2.50"))
+            problems.append(
+                Problem("a price reads NAME=DOLLARS", file, got=repr(part), allowed="such as h100-sxm=2.50")
+            )
             continue
         try:
             found[resolve("accelerators", name.strip(), file).name] = usd
@@ -93,5 +100,3 @@ def without_price() -> list[str]:
     """Catalogue accelerators that no packaged price covers (the tests keep this empty)."""
     priced = {price.accelerator for price, default in price_table() if default}
     return [name for name in names("accelerators") if name not in priced]
-
-

@@ -56,16 +56,24 @@ def reference_markdown(kind: str) -> str:
     """The reference page of a kind: one table per spec, nested ones after it."""
     spec = _spec(kind)
     lines = [f"# {kind}", "", "Generated from the schema. `extends: NAME` starts from a catalogue entry.", ""]
-    queue, seen = [spec], {Source}
+    queue: list[type[Spec]] = [spec]
+    seen: set[type[Spec]] = {Source}
     while queue:
         current = queue.pop(0)
         if current in seen:
             continue
         seen.add(current)
-        lines += [f"## {current.__name__}", "", (current.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " "), ""]
+        lines += [
+            f"## {current.__name__}",
+            "",
+            (current.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " "),
+            "",
+        ]
         lines += ["| field | type | default | description |", "| --- | --- | --- | --- |"]
         for name, info in current.model_fields.items():
-            lines.append(f"| `{name}` | {_type(info.annotation)}{_limits(info)} | {_default(info)} | {_describe(name, info)} |")
+            lines.append(
+                f"| `{name}` | {_type(info.annotation)}{_limits(info)} | {_default(info)} | {_describe(name, info)} |"
+            )
             queue.extend(_nested(info.annotation))
         lines.append("")
     return "\n".join(lines)
@@ -98,7 +106,12 @@ def _type(annotation: Any) -> str:
 
 def _limits(info: FieldInfo) -> str:
     words = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}"}
-    found = [text.format(getattr(m, key)) for m in info.metadata for key, text in words.items() if getattr(m, key, None) is not None]
+    found = [
+        text.format(getattr(m, key))
+        for m in info.metadata
+        for key, text in words.items()
+        if getattr(m, key, None) is not None
+    ]
     return f" ({', '.join(found)})" if found else ""
 
 

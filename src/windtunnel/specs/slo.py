@@ -90,7 +90,9 @@ def _parse_target(part: str, file: str, problems: list[Problem]) -> Target | Non
         problems.append(Problem("unknown metric", file, part, repr(metric), known, nearest(metric, METRICS)))
     if statistic not in STATISTICS:
         known = ", ".join(STATISTICS)
-        problems.append(Problem("unknown statistic", file, part, repr(statistic), known, nearest(statistic, STATISTICS)))
+        problems.append(
+            Problem("unknown statistic", file, part, repr(statistic), known, nearest(statistic, STATISTICS))
+        )
     limit_s = 0.0
     try:
         limit_s = parse_seconds(match.group(3))

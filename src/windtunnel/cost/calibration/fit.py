@@ -1,0 +1,230 @@
+"""Robust regression of each operator class's constants on a training split of measured shapes.
+
+The residual is the logarithm of predicted over measured time, with a soft L1 loss, so that a factor of two
+counts the same above and below and outliers do not steer the fit. Errors are reported on rows that the fit
+did not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from windtunnel.cost import attention, gemm, moe
+from windtunnel.cost.calibration.tables import Columns, split
+from windtunnel.cost.collective import Link, all_reduce_seconds
+from windtunnel.cost.constants import (
+    CollectiveConstants,
+    DecodeConstants,
+    GemmConstants,
+    KernelConstants,
+    MoeConstants,
+    PrefillConstants,
+)
+from windtunnel.cost.device import Device
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Constants of one operator class and how far they are off on held-out rows."""
+
+    values: tuple[float, ...]
+    samples: int
+    median_error: float
+    p90_error: float
+    bias: float
+    interval: tuple[float, float]
+
+
+def regress(
+    predict: Callable[[Floats, npt.NDArray[np.int64]], Floats],
+    measured_s: Floats,
+    start: list[float],
+    low: list[float],
+    high: list[float],
+    train_rows: int = 2500,
+) -> Fit:
+    """Fit `predict(constants, rows)` to measured seconds; errors on the held-out rows."""
+    from scipy.optimize import least_squares
+
+    train, held = split(len(measured_s), train_rows)
+
+    def residual(x: Floats) -> Floats:
+        return np.log(predict(x, train) / measured_s[train])
+
+    found = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1, diff_step=1e-3)
+    ratio = predict(found.x, held) / measured_s[held]
+    error = ratio - 1.0
+    return Fit(
+        values=tuple(float(v) for v in found.x),
+        samples=len(measured_s),
+        median_error=float(np.median(np.abs(error))),
+        p90_error=float(np.quantile(np.abs(error), 0.9)),
+        bias=float(np.median(error)),
+        interval=(float(np.quantile(1.0 / ratio, 0.1)), float(np.quantile(1.0 / ratio, 0.9))),
+    )
+
+
+def _with(device: Device, **constants: object) -> Device:
+    changed: KernelConstants = device.constants.model_copy(update=constants)
+    return Device(device.accelerator, changed, device.provenance)
+
+
+def gemm_constants(x: Floats) -> GemmConstants:
+    """Constants from the regression's vector."""
+    return GemmConstants(
+        compute_efficiency=min(float(x[0]), 1.0),
+        memory_efficiency=min(float(x[1]), 1.0),
+        launch_s=float(x[2]) * 1e-6,
+        fill_depth=float(x[3]) * 100.0,
+        blend=float(x[4]),
+        latency_depth_s=float(x[5]) * 1e-6,
+        wave_sharing=float(x[6]),
+    )
+
+
+def fit_gemm(columns: Columns, device: Device, dtype: str) -> Fit:
+    """Dense products: m, n, k, latency in milliseconds."""
+    m, n, k = (columns[name].astype(np.float64) for name in "mnk")
+    measured = columns["latency"] * 1e-3
+
+    def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        trial = _with(device, gemm={dtype: gemm_constants(x)})
+        return gemm.gemm_seconds(m[rows], n[rows], k[rows], trial, dtype, dtype)
+
+    return regress(
+        predict, measured, [0.75, 0.8, 3, 2, 3, 0.5, 0.5], [0.1, 0.2, 0.1, 0, 0.8, 0, 0], [1, 1, 60, 30, 12, 10, 1]
+    )
+
+
+def decode_constants(x: Floats) -> DecodeConstants:
+    """Constants from the regression's vector."""
+    return DecodeConstants(
+        memory_efficiency=min(float(x[0]), 1.0),
+        compute_efficiency=min(float(x[1]), 1.0),
+        launch_s=float(x[2]) * 1e-6,
+        request_s=float(x[3]) * 1e-6,
+        blend=float(x[4]),
+    )
+
+
+def fit_decode(columns: Columns, device: Device) -> Fit:
+    """Decode attention: batch_size, isl + step context each, heads, head_dim; bf16 cache."""
+    batch, isl, step, heads, kv, dim = (
+        columns[name].astype(np.float64)
+        for name in ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+    )
+    context = batch * (isl + step)
+    kv = np.where(kv > 0, kv, heads)
+    measured = columns["latency"] * 1e-3
+
+    def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        padded = np.maximum(heads[rows] / kv[rows], attention.QUERY_TILE) * kv[rows]
+        return attention.decode_work_seconds(
+            batch[rows],
+            context[rows],
+            bytes_per_token=4.0 * kv[rows] * dim[rows],
+            flops_per_token=4.0 * padded * dim[rows],
+            heads=kv[rows],
+            device=_with(device, decode=decode_constants(x)),
+        )
+
+    return regress(predict, measured, [0.8, 0.4, 6, 2, 2], [0.2, 0.02, 0.5, 0, 0.8], [1, 1, 60, 80, 10])
+
+
+def prefill_constants(x: Floats) -> PrefillConstants:
+    """Constants from the regression's vector."""
+    return PrefillConstants(
+        compute_efficiency=min(float(x[0]), 1.0),
+        launch_s=float(x[1]) * 1e-6,
+        tile_tokens=float(x[2]),
+        stream_passes=float(x[3]),
+    )
+
+
+def fit_prefill(columns: Columns, device: Device) -> Fit:
+    """Prefill attention: batch_size prompts of isl new tokens after `step` cached ones."""
+    batch, isl, step, heads, kv, dim = (
+        columns[name].astype(np.float64)
+        for name in ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+    )
+    kv = np.where(kv > 0, kv, heads)
+    tokens, pairs, context = batch * isl, batch * (isl * step + isl * (isl + 1) / 2), batch * (isl + step)
+    measured = columns["latency"] * 1e-3
+
+    def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        trial = _with(device, prefill=prefill_constants(x))
+        call, token, pair, read = attention.prefill_attention_coefficients(
+            q_heads=heads[rows], kv_heads=kv[rows], head_dim=dim[rows], v_head_dim=dim[rows], kv_bytes=2.0, device=trial
+        )
+        return call + token * tokens[rows] + pair * pairs[rows] + read * context[rows]
+
+    return regress(predict, measured, [0.6, 6, 64, 1], [0.05, 0.5, 0, 0], [1, 100, 1000, 8])
+
+
+def moe_constants(x: Floats) -> MoeConstants:
+    """Constants from the regression's vector."""
+    return MoeConstants(
+        compute_efficiency=min(float(x[0]), 1.0),
+        memory_efficiency=min(float(x[1]), 1.0),
+        launch_s=float(x[2]) * 1e-6,
+        tile_rows=float(x[3]),
+        skew=float(x[4]),
+    )
+
+
+def fit_moe(columns: Columns, device: Device, dtype: str) -> Fit:
+    """Grouped products of one rank: tokens, hidden, inter, top-k, experts, TP and EP degrees."""
+    tokens, hidden, inter, topk, experts, tp, ep = (
+        columns[name].astype(np.float64)
+        for name in ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    )
+    measured = columns["latency"] * 1e-3
+
+    def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        return moe.moe_seconds(
+            tokens[rows],
+            experts=experts[rows],
+            local_experts=experts[rows] / ep[rows],
+            experts_per_token=topk[rows],
+            hidden=hidden[rows],
+            local_ffn=inter[rows] / tp[rows],
+            matrices=3,
+            device=_with(device, moe=moe_constants(x)),
+            weight_dtype=dtype,
+            compute_dtype=dtype,
+        )
+
+    return regress(predict, measured, [0.5, 0.7, 30, 64, 0.2], [0.02, 0.05, 1, 8, 0], [1, 1, 400, 256, 2])
+
+
+def collective_constants(x: Floats) -> CollectiveConstants:
+    """Constants from the regression's vector."""
+    return CollectiveConstants(
+        one_shot_s=float(x[0]) * 1e-6,
+        peer_s=float(x[1]) * 1e-6,
+        ring_s=float(x[2]) * 1e-6,
+        efficiency=min(float(x[3]), 1.0),
+    )
+
+
+def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float) -> Fit:
+    """All-reduce inside a node: message_size in values of two bytes, ranks, latency in milliseconds."""
+    size = columns["message_size"].astype(np.float64) * 2.0
+    ranks = columns["num_gpus"].astype(np.int64)
+    measured = columns["latency"] * 1e-3
+
+    def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        link = Link("", rate_bytes_per_s, collective_constants(x), int(ranks.max()))
+        found = np.empty(len(rows))
+        for count in np.unique(ranks[rows]):
+            of_size = ranks[rows] == count
+            found[of_size] = all_reduce_seconds(size[rows][of_size], int(count), link)
+        return found
+
+    return regress(predict, measured, [5, 0.3, 10, 0.8], [0.5, 0, 0.5, 0.05], [60, 10, 200, 1])

@@ -1,0 +1,94 @@
+"""The few constants of a device's cost model, read from the catalogue's calibration files."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from windtunnel.specs.fields import Seconds, Source, Spec
+
+
+class GemmConstants(Spec):
+    """Dense matrix multiplication in one number format (`cost/gemm.py` says what each term does)."""
+
+    compute_efficiency: float = Field(gt=0, le=1, description="share of the peak that a large product reaches")
+    memory_efficiency: float = Field(gt=0, le=1, description="share of the bandwidth that streaming weights reaches")
+    launch_s: Seconds = Field(ge=0, description="fixed time of a kernel inside a captured graph")
+    fill_depth: float = Field(ge=0, description="extra reduction depth a tile costs to fill its pipeline and write out")
+    blend: float = Field(
+        gt=0, description="exponent that blends compute and memory time; large means the larger one alone"
+    )
+    wave_sharing: float = Field(0.0, ge=0, le=1, description="share of a partly filled last wave that is won back")
+    latency_depth_s: Seconds = Field(
+        0.0, ge=0, description="time per 1,000 of reduction depth that no parallelism hides"
+    )
+
+
+class DecodeConstants(Spec):
+    """Decode attention over a paged KV cache."""
+
+    memory_efficiency: float = Field(gt=0, le=1, description="share of the bandwidth that reading KV reaches")
+    compute_efficiency: float = Field(gt=0, le=1, description="share of the matrix peak that query-key products reach")
+    launch_s: Seconds = Field(ge=0, description="fixed time, split and combine kernels included")
+    request_s: Seconds = Field(ge=0, description="time per request and KV head on one processor")
+    blend: float = Field(gt=0, description="exponent that blends the terms")
+
+
+class PrefillConstants(Spec):
+    """Prefill attention (FlashAttention-like tiling)."""
+
+    compute_efficiency: float = Field(gt=0, le=1, description="share of the matrix peak that long prompts reach")
+    launch_s: Seconds = Field(ge=0, description="fixed time of a call")
+    tile_tokens: float = Field(ge=0, description="query-key pairs wasted per query at tile edges, in tokens")
+    stream_passes: float = Field(0.0, ge=0, description="times queries and outputs cross memory beyond what is hidden")
+
+
+class MoeConstants(Spec):
+    """Grouped matrix multiplication over experts."""
+
+    compute_efficiency: float = Field(gt=0, le=1)
+    memory_efficiency: float = Field(gt=0, le=1)
+    launch_s: Seconds = Field(ge=0, description="fixed time of routing, permutation and both grouped products")
+    tile_rows: float = Field(gt=0, description="rows of a tile that a group is padded to")
+    skew: float = Field(ge=0, description="load of the busiest expert over the mean, less one, at large batches")
+
+
+class CollectiveConstants(Spec):
+    """All-reduce and its relatives inside a node."""
+
+    one_shot_s: Seconds = Field(ge=0, description="fixed time of the one-shot kernel")
+    peer_s: Seconds = Field(ge=0, description="added per peer")
+    ring_s: Seconds = Field(ge=0, description="fixed time of the bandwidth-bound algorithm")
+    efficiency: float = Field(gt=0, le=1, description="share of the link rate that large messages reach")
+
+
+class KernelConstants(Spec):
+    """Everything calibrated for one device, or a family's defaults.
+
+    Attributes:
+        gemm: by number format of the arithmetic; a missing format takes bf16's (or fp16's).
+        elementwise_efficiency: share of the bandwidth that elementwise kernels reach.
+        elementwise_launch_s: fixed time of one elementwise kernel inside a captured graph.
+        errors: held-out median absolute relative error per operator class; empty when not measured.
+        samples: measured points used per operator class.
+        intervals: held-out residual quantiles (10 %, 90 %) per operator class, as measured / predicted.
+    """
+
+    name: str
+    gemm: dict[str, GemmConstants]
+    decode: DecodeConstants
+    prefill: PrefillConstants
+    moe: MoeConstants
+    collective: CollectiveConstants
+    elementwise_efficiency: float = Field(gt=0, le=1)
+    elementwise_launch_s: Seconds = Field(ge=0)
+    errors: dict[str, float] = {}
+    samples: dict[str, int] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    sources: tuple[Source, ...] = ()
+
+    def gemm_of(self, dtype: str) -> GemmConstants:
+        """The constants of a number format, or the nearest that was calibrated."""
+        for key in (dtype, "bf16", "fp16"):
+            if key in self.gemm:
+                return self.gemm[key]
+        return next(iter(self.gemm.values()))

@@ -1,0 +1,127 @@
+"""Dense matrix multiplication: tiles over processors, waves, split-K, and the memory side.
+
+A product (m, k) x (k, n) is cut into output tiles. Tiles are spread over the processors in waves; the
+last wave is rarely full (wave quantisation), and a tile at the edge costs as much as a full one (tile
+quantisation). A tile of shape (bm, bn) over a reduction of depth k takes
+
+    2 * bm * bn * (k / s + fill_depth) / (efficiency(bm, bn) * peak / processors)
+
+with s the split of the reduction (split-K), which fills idle processors for small outputs at the price
+of a second pass over the partial sums. The library is taken to choose the best of a few tiles and splits.
+The memory side reads weights and activations and writes the output once. The two overlap imperfectly:
+
+    seconds = launch + latency_depth * k / 1000 + (compute^p + memory^p)^(1/p)
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from windtunnel.cost.device import Device, stored_bytes
+
+Floats = npt.NDArray[np.float64]
+
+# Tile shapes and the share of a processor's rate that each reaches: small tiles reload operands more often.
+TILES: tuple[tuple[int, int, float], ...] = (
+    (256, 128, 1.0),
+    (128, 256, 1.0),
+    (128, 128, 0.95),
+    (64, 256, 0.9),
+    (64, 128, 0.8),
+    (64, 64, 0.62),
+    (32, 64, 0.5),
+    (16, 64, 0.35),
+)
+SPLITS = (1, 2, 4, 8)
+WEIGHT_ONLY_RATE = 0.75
+"""Share of the matrix rate left when weights are expanded on the way in (published W4A16 kernels at large batch)."""
+ACTIVATION_BYTES = 2.0
+
+
+def gemm_seconds(
+    m: npt.ArrayLike,
+    n: int | Floats,
+    k: int | Floats,
+    device: Device,
+    weight_dtype: str = "bf16",
+    compute_dtype: str = "bf16",
+) -> Floats:
+    """Seconds of a product (m, k) x (k, n) inside a captured graph.
+
+    Args:
+        m: rows (tokens), scalar or array; 0 rows take no time.
+        n: output width of this rank.
+        k: reduction depth of this rank.
+        device: where it runs.
+        weight_dtype: stored format of the weights.
+        compute_dtype: format of the arithmetic.
+    """
+    rows = np.asarray(m, dtype=np.float64)
+    constants = device.constants.gemm_of(compute_dtype)
+    body = _blend(
+        compute_seconds(rows, n, k, device, weight_dtype, compute_dtype),
+        memory_seconds(rows, n, k, device, weight_dtype, compute_dtype),
+        constants.blend,
+    )
+    seconds = body + constants.launch_s + constants.latency_depth_s * k / 1000.0
+    return np.where(rows > 0, seconds, 0.0)
+
+
+def compute_seconds(
+    rows: Floats, n: int | Floats, k: int | Floats, device: Device, weight_dtype: str, compute_dtype: str
+) -> Floats:
+    """The compute side: the best tile and split, with wave quantisation."""
+    constants = device.constants.gemm_of(compute_dtype)
+    rate = constants.compute_efficiency * device.peak_flops_per_s(compute_dtype) / device.processors
+    if stored_bytes(weight_dtype) < stored_bytes(compute_dtype):
+        rate *= WEIGHT_ONLY_RATE
+    best = np.full(rows.shape, np.inf)
+    for bm, bn, share in TILES:
+        tiles = np.ceil(rows / bm) * np.ceil(n / bn)
+        for split in SPLITS:
+            even = tiles * split / device.processors
+            # Kernels that hand out work below a whole tile (stream-K, persistent grids) soften the last wave.
+            waves = np.maximum(np.ceil(even) * (1.0 - constants.wave_sharing) + even * constants.wave_sharing, 1.0)
+            depth = k / split + constants.fill_depth * (1.0 if split == 1 else 1.5)
+            best = np.minimum(best, waves * (2.0 * bm * bn * depth / (rate * share)))
+    return best
+
+
+def memory_seconds(
+    rows: Floats, n: int | Floats, k: int | Floats, device: Device, weight_dtype: str, compute_dtype: str
+) -> Floats:
+    """The memory side: weights once, activations in and out."""
+    constants = device.constants.gemm_of(compute_dtype)
+    operand = min(ACTIVATION_BYTES, stored_bytes(compute_dtype))
+    moved = n * k * stored_bytes(weight_dtype) + rows * (k * operand + n * ACTIVATION_BYTES)
+    return moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
+
+
+def gemm_limit_seconds(
+    m: npt.ArrayLike, n: int, k: int, device: Device, weight_dtype: str, compute_dtype: str
+) -> Floats:
+    """Speed of light: peak rate, full bandwidth, nothing else."""
+    rows = np.asarray(m, dtype=np.float64)
+    operand = min(ACTIVATION_BYTES, stored_bytes(compute_dtype))
+    moved = n * k * stored_bytes(weight_dtype) + rows * (k * operand + n * ACTIVATION_BYTES)
+    flops = 2.0 * rows * n * k
+    limit = np.maximum(flops / device.peak_flops_per_s(compute_dtype), moved / device.bandwidth_bytes_per_s)
+    return np.where(rows > 0, limit, 0.0)
+
+
+def _blend(a: Floats, b: Floats, exponent: float) -> Floats:
+    large, small = np.maximum(a, b), np.minimum(a, b)
+    ratio = np.divide(small, large, out=np.zeros_like(large), where=large > 0)
+    blended: Floats = large * (1.0 + ratio**exponent) ** (1.0 / exponent)
+    return blended
+
+
+@lru_cache(maxsize=4096)
+def gemm_table(max_rows: int, n: int, k: int, device: Device, weight_dtype: str, compute_dtype: str) -> Floats:
+    """`gemm_seconds` for every row count from 0 to max_rows, shape (max_rows + 1,); kept between calls."""
+    table = gemm_seconds(np.arange(max_rows + 1), n, k, device, weight_dtype, compute_dtype)
+    table.flags.writeable = False
+    return table
