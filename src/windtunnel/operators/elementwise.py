@@ -1,0 +1,35 @@
+"""Operators bound by the bytes they touch: norms, rotary embedding, activations, lookups, sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator, Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elementwise(Operator):
+    """Fused kernels over `rows` rows.
+
+    Attributes:
+        rows: rows, tokens as a rule.
+        kernels: kernels that the fusion leaves.
+    """
+
+    rows: Number
+    kernels: int = 1
+
+
+def elementwise(
+    name: str, part: Part, count: float, rows: Number, *, read: float, written: float, kernels: int = 1
+) -> Elementwise:
+    """Values read and written per row, in the activations' format; no weight worth counting."""
+    return Elementwise(
+        name=name,
+        part=part,
+        count=count,
+        read_bytes=read * ACTIVATION_BYTES * rows,
+        write_bytes=written * ACTIVATION_BYTES * rows,
+        rows=rows,
+        kernels=kernels,
+    )

@@ -1,0 +1,373 @@
+"""A batch turned into operators on one rank of a replica, using the repetition of layers.
+
+The pass is written down in parts, each depending on its own sums of the batch, so that the same
+code gives the operators of one batch (`expand`) and, with arrays for the sums, those of every
+batch at once (the step surface).
+"""
+
+from __future__ import annotations
+
+from windtunnel.operators.attention import decode_attention, latent_decode_attention, prefill_attention
+from windtunnel.operators.batch import Batch
+from windtunnel.operators.collective import collective
+from windtunnel.operators.elementwise import elementwise
+from windtunnel.operators.matmul import matmul
+from windtunnel.operators.moe import experts
+from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
+from windtunnel.operators.shard import Shard, matrix_dtypes, plain_dtype, shard
+from windtunnel.operators.transfer import transfer
+from windtunnel.specs.fields import DTYPE_BYTES, Dtype
+from windtunnel.specs.model import LatentAttention, MixtureOfExperts, ModelSpec
+from windtunnel.specs.plan import PlanSpec
+
+LOGIT_VALUES_READ = 3.0
+LOGIT_VALUES_WRITTEN = 2.0
+"""Sampling the likeliest token: logits are widened to fp32 (read 2 bytes, write 4) and searched (read 4);
+in 16-bit values per logit."""
+
+
+def expand(model: ModelSpec, plan: PlanSpec, batch: Batch) -> list[Operator]:
+    """The forward pass of a batch on one rank of a replica, over all layers.
+
+    With pipeline stages, a rank executes the share of `count` that its stage's layers are.
+
+    Args:
+        model: the model.
+        plan: its layout, which divides the model's widths (see `specs.assemble.deployment_problems`).
+        batch: the sums of the step.
+
+    Returns:
+        Operators in the order of execution within a layer; parts of which the batch has nothing are absent.
+    """
+    found: list[Operator] = []
+    if batch.tokens:
+        found += token_operators(model, plan, batch.tokens)
+    if batch.decode_requests:
+        found += decode_operators(model, plan, batch.decode_requests, batch.decode_context_tokens)
+        found += decode_window_operators(model, plan, batch.decode_requests, batch.decode_window_tokens)
+    if batch.prefill_tokens:
+        found += prefill_operators(
+            model,
+            plan,
+            batch.prefill_tokens,
+            batch.prefill_pairs,
+            batch.prefill_window_pairs,
+            batch.prefill_context_tokens,
+        )
+    if batch.sampled:
+        found += sample_operators(model, plan, batch.sampled)
+    if batch.tokens:
+        found += hop_operators(model, plan, batch.tokens)
+    return found
+
+
+def token_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Operator]:
+    """What depends on the step's tokens alone: projections, MLP, experts, norms, collectives, embedding."""
+    part = shard(model, plan)
+    hidden = model.hidden
+    found = _embedding(model, part, tokens)
+    found += _norms(model, tokens)
+    found += _latent_projections(model, plan, part, tokens) if model.latent else _projections(model, plan, part, tokens)
+    if model.dense_layers:
+        dtypes = matrix_dtypes(model, plan, routed=False)
+        found += _mlp(model, "mlp", model.dense_layers, tokens, part.ffn, dtypes)
+    if model.moe is not None:
+        found += _experts(model, model.moe, plan, part, tokens)
+    if part.ranks > 1:
+        reductions = (1 if model.parallel_attention else 2) * model.layers + 1
+        message = hidden * ACTIVATION_BYTES * tokens
+        found.append(collective("all-reduce", "tokens", reductions, message, part.ranks))
+    return found
+
+
+def _embedding(model: ModelSpec, part: Shard, tokens: Number) -> list[Operator]:
+    width = model.embedding_dim or model.hidden
+    reads = 2.0 if model.position == "learned" else 1.0
+    found: list[Operator] = [
+        elementwise("embedding", "tokens", 1, tokens, read=reads * width, written=width, kernels=int(reads))
+    ]
+    if width != model.hidden:
+        found.append(matmul("embedding up", "tokens", 1, tokens, model.hidden, width))
+    return found
+
+
+def _norms(model: ModelSpec, tokens: Number) -> list[Operator]:
+    """Two norms per layer are fused with the residual's addition; further ones stand alone."""
+    h = model.hidden
+    fused = min(model.norms_per_layer, 2)
+    found: list[Operator] = [elementwise("norm", "tokens", fused * model.layers + 1, tokens, read=2 * h, written=2 * h)]
+    if model.norms_per_layer > 2:
+        count = (model.norms_per_layer - 2) * model.layers
+        found.append(elementwise("output norm", "tokens", count, tokens, read=h, written=h))
+    return found
+
+
+def _projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) -> list[Operator]:
+    stored, computed = matrix_dtypes(model, plan, routed=False)
+    q, kv = part.q_heads * model.head_dim, part.kv_heads * model.head_dim
+    layers = model.layers
+    found: list[Operator] = [matmul("qkv", "tokens", layers, tokens, q + 2 * kv, model.hidden, stored, computed)]
+    if model.qk_norm:
+        found.append(elementwise("qk norm", "tokens", layers, tokens, read=q + kv, written=q + kv, kernels=2))
+    if model.position == "rope":
+        found.append(elementwise("rope", "tokens", layers, tokens, read=q + kv, written=q + kv))
+    found.append(elementwise("kv write", "tokens", layers, tokens, read=2 * kv, written=2 * kv))
+    found += _quantize(layers, tokens, q, computed)
+    found.append(matmul("attention out", "tokens", layers, tokens, model.hidden, q, stored, computed))
+    return found
+
+
+def _latent_projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) -> list[Operator]:
+    """Multi-head latent attention: down-projections are replicated, per-head ones sharded."""
+    a = _latent(model)
+    stored, computed = matrix_dtypes(model, plan, routed=False)
+    layers, h = model.layers, model.hidden
+    q = part.q_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
+    latent = a.kv_lora_rank + a.qk_rope_head_dim
+    if a.q_lora_rank:
+        down = a.q_lora_rank + latent
+        found: list[Operator] = [
+            matmul("q and kv down", "tokens", layers, tokens, down, h, stored, computed),
+            elementwise("latent norms", "tokens", layers, tokens, read=down, written=down, kernels=2),
+            matmul("q up", "tokens", layers, tokens, q, a.q_lora_rank, stored, computed),
+        ]
+    else:
+        found = [
+            matmul("q", "tokens", layers, tokens, q, h, stored, computed),
+            matmul("kv down", "tokens", layers, tokens, latent, h, stored, computed),
+            elementwise("latent norms", "tokens", layers, tokens, read=latent, written=latent),
+        ]
+    rotary = (part.q_heads + 1) * a.qk_rope_head_dim
+    out = part.q_heads * a.v_head_dim
+    found.append(elementwise("rope", "tokens", layers, tokens, read=rotary, written=rotary))
+    found.append(elementwise("kv write", "tokens", layers, tokens, read=latent, written=latent))
+    found += _quantize(layers, tokens, out, computed)
+    found.append(matmul("attention out", "tokens", layers, tokens, h, out, stored, computed))
+    return found
+
+
+def _quantize(count: int, tokens: Number, width: int, computed: Dtype) -> list[Operator]:
+    """Attention's output is quantised by a kernel of its own; elsewhere that is fused with a norm or activation."""
+    narrow = DTYPE_BYTES[computed]
+    if narrow >= ACTIVATION_BYTES:
+        return []
+    written = width * narrow / ACTIVATION_BYTES
+    return [elementwise("quantise", "tokens", count, tokens, read=width, written=written)]
+
+
+def _mlp(
+    model: ModelSpec, name: str, layers: int, tokens: Number, ffn: int, dtypes: tuple[Dtype, Dtype]
+) -> list[Operator]:
+    inputs = model.mlp_matrices - 1
+    title = "gate and up" if model.gated_mlp else "up"
+    return [
+        matmul(f"{name} {title}", "tokens", layers, tokens, inputs * ffn, model.hidden, *dtypes),
+        elementwise(f"{name} activation", "tokens", layers, tokens, read=inputs * ffn, written=ffn),
+        matmul(f"{name} down", "tokens", layers, tokens, model.hidden, ffn, *dtypes),
+    ]
+
+
+def _experts(model: ModelSpec, moe: MixtureOfExperts, plan: PlanSpec, part: Shard, tokens: Number) -> list[Operator]:
+    """Router (replicated), shared experts (sharded by TP) and the rank's routed experts.
+
+    Attention runs under TP, so every rank already holds all tokens: experts spread by EP need no
+    all-to-all, and the layer's one all-reduce adds their outputs (as vLLM does without
+    data-parallel attention).
+    """
+    layers = model.moe_layers
+    plain = plain_dtype(plan)
+    stored, computed = matrix_dtypes(model, plan, routed=True)
+    k = moe.experts_per_token
+    found: list[Operator] = [
+        matmul("router", "tokens", layers, tokens, moe.experts, model.hidden, plain, plain),
+        elementwise("top-k", "tokens", layers, tokens, read=moe.experts, written=4 * k, kernels=2),
+        experts(
+            "experts",
+            layers,
+            tokens,
+            experts=moe.experts,
+            local_experts=part.experts,
+            experts_per_token=k,
+            hidden=model.hidden,
+            ffn=part.expert_ffn,
+            matrices=model.mlp_matrices,
+            weight_dtype=stored,
+            compute_dtype=computed,
+        ),
+    ]
+    if moe.shared_ffn:
+        dtypes = matrix_dtypes(model, plan, routed=False)
+        found += _mlp(model, "shared expert", layers, tokens, part.shared_ffn, dtypes)
+        h = model.hidden
+        found.append(elementwise("add shared", "tokens", layers, tokens, read=2 * h, written=h))
+    if moe.shared_gate:
+        found.append(matmul("shared gate", "tokens", layers, tokens, 1, model.hidden, plain, plain))
+    return found
+
+
+def decode_operators(model: ModelSpec, plan: PlanSpec, requests: Number, context_tokens: Number) -> list[Operator]:
+    """Decode attention of the layers that attend to everything."""
+    part = shard(model, plan)
+    kv_bytes = DTYPE_BYTES[plan.kv_dtype]
+    if model.latent is not None:
+        return _absorbed(model, plan, part, requests, context_tokens)
+    layers = model.layers - model.window_layers
+    if not layers:
+        return []
+    heads = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
+    return [
+        decode_attention("decode attention", "decode", layers, requests, context_tokens, **heads, kv_bytes=kv_bytes)
+    ]
+
+
+def decode_window_operators(
+    model: ModelSpec, plan: PlanSpec, requests: Number, window_tokens: Number
+) -> list[Operator]:
+    """Decode attention of the windowed layers."""
+    if not model.window_layers or model.latent is not None:
+        return []
+    part = shard(model, plan)
+    heads = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
+    return [
+        decode_attention(
+            "decode attention, windowed",
+            "decode_window",
+            model.window_layers,
+            requests,
+            window_tokens,
+            **heads,
+            kv_bytes=DTYPE_BYTES[plan.kv_dtype],
+        )
+    ]
+
+
+def _absorbed(
+    model: ModelSpec, plan: PlanSpec, part: Shard, requests: Number, context_tokens: Number
+) -> list[Operator]:
+    """Latent attention in decode: queries are taken into the latent space, outputs out of it, per head.
+
+    The same FLOPs per token as projecting its latent up to keys and values; the matrices are
+    kept in 16 bits (they are not quantised by engines).
+    """
+    a, layers, heads = _latent(model), model.layers, part.q_heads
+    plain = plain_dtype(plan)
+    return [
+        matmul(
+            "absorb keys", "decode", layers, requests, a.kv_lora_rank, a.qk_nope_head_dim, plain, plain, batch=heads
+        ),
+        latent_decode_attention(
+            "decode attention",
+            layers,
+            requests,
+            context_tokens,
+            heads=heads,
+            latent_dim=a.kv_lora_rank,
+            rope_dim=a.qk_rope_head_dim,
+            kv_bytes=DTYPE_BYTES[plan.kv_dtype],
+        ),
+        matmul("absorb values", "decode", layers, requests, a.v_head_dim, a.kv_lora_rank, plain, plain, batch=heads),
+    ]
+
+
+def prefill_operators(
+    model: ModelSpec,
+    plan: PlanSpec,
+    tokens: Number,
+    pairs: Number,
+    window_pairs: Number,
+    context_tokens: Number,
+) -> list[Operator]:
+    """Attention of prompt chunks."""
+    part = shard(model, plan)
+    kv_bytes = DTYPE_BYTES[plan.kv_dtype]
+    if model.latent is not None:
+        return _expanded(model, plan, part, tokens, pairs, context_tokens)
+    dims = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
+    found: list[Operator] = []
+    full = model.layers - model.window_layers
+    if full:
+        found.append(
+            prefill_attention(
+                "prefill attention",
+                full,
+                tokens,
+                pairs,
+                context_tokens,
+                **dims,
+                v_head_dim=model.head_dim,
+                kv_bytes=kv_bytes,
+            )
+        )
+    if model.window_layers:
+        name = "prefill attention, windowed"
+        found.append(
+            prefill_attention(
+                name,
+                model.window_layers,
+                tokens,
+                window_pairs,
+                0.0,
+                **dims,
+                v_head_dim=model.head_dim,
+                kv_bytes=kv_bytes,
+            )
+        )
+    return found
+
+
+def _expanded(
+    model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number, pairs: Number, context_tokens: Number
+) -> list[Operator]:
+    """Latent attention in prefill: keys and values are projected up, for the cached context of a chunk again."""
+    a, layers, heads = _latent(model), model.layers, part.q_heads
+    stored, computed = matrix_dtypes(model, plan, routed=False)
+    width = heads * (a.qk_nope_head_dim + a.v_head_dim)
+    return [
+        matmul("kv up", "prefill", layers, context_tokens, width, a.kv_lora_rank, stored, computed, per_row=True),
+        prefill_attention(
+            "prefill attention",
+            layers,
+            tokens,
+            pairs,
+            context_tokens,
+            q_heads=heads,
+            kv_heads=heads,
+            head_dim=a.qk_nope_head_dim + a.qk_rope_head_dim,
+            v_head_dim=a.v_head_dim,
+            kv_bytes=ACTIVATION_BYTES,
+        ),
+    ]
+
+
+def sample_operators(model: ModelSpec, plan: PlanSpec, sampled: Number) -> list[Operator]:
+    """LM head over the sampled rows only, logits gathered from the ranks, and the choice of a token."""
+    part = shard(model, plan)
+    plain = plain_dtype(plan)
+    width = model.embedding_dim or model.hidden
+    found: list[Operator] = []
+    if width != model.hidden:
+        found.append(matmul("embedding down", "sampled", 1, sampled, width, model.hidden, plain, plain))
+    found.append(matmul("lm head", "sampled", 1, sampled, part.vocab, width, plain, plain))
+    if part.ranks > 1:
+        logits = part.vocab * part.ranks * ACTIVATION_BYTES * sampled
+        found.append(collective("gather logits", "sampled", 1, logits, part.ranks, "all_gather"))
+    values = {"read": LOGIT_VALUES_READ * model.vocab, "written": LOGIT_VALUES_WRITTEN * model.vocab}
+    found.append(elementwise("sampling", "sampled", 1, sampled, **values, kernels=2))
+    return found
+
+
+def hop_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Operator]:
+    """Hidden state and residual sent from stage to stage: each TP rank sends its share, peers gather."""
+    stages, tp = plan.pipeline_parallel, plan.tensor_parallel
+    if stages == 1:
+        return []
+    message = 2.0 * model.hidden * ACTIVATION_BYTES * tokens
+    found: list[Operator] = [transfer("send to next stage", stages - 1, message / tp)]
+    if tp > 1:
+        found.append(collective("gather from last stage", "hop", stages - 1, message, tp, "all_gather"))
+    return found
+
+
+def _latent(model: ModelSpec) -> LatentAttention:
+    assert model.latent is not None
+    return model.latent
