@@ -95,10 +95,11 @@ def recognise(path: Path, head: bytes) -> str:
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # a character may be cut at the end of what was read
+        # a character may be cut at the end of what was read
+        if len(head) < _SNIFFED_BYTES or error.start < len(head) - 4:
             raise TraceError(Problem("the file is neither UTF-8 text nor Parquet", str(path))) from None
         text = head[: error.start].decode("utf-8-sig")
-    if "\0" in text:
+    if "\0" in text or not text.strip():
         raise TraceError(Problem("the file is neither UTF-8 text nor Parquet", str(path)))
     text = text.lstrip()
     if text[0] == "[":

@@ -105,9 +105,10 @@ def is_number(value: Any) -> bool:
 
 def _fast(values: Sequence[Any]) -> Floats | None:
     try:
-        return np.array(values, dtype=np.float64)
+        numbers = np.array(values, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
         return None
+    return numbers if numbers.ndim == 1 else None  # JSON lists of equal length would make a table
 
 
 def _is_whole(numbers: Floats, least: int, most: int) -> bool:
