@@ -1,0 +1,108 @@
+"""Energy of operators and steps.
+
+    joules = flops * compute_share * W / peak(format) + bytes * memory_share * W / bandwidth
+           + bytes sent * link_share * W / link rate,      W = max_w - idle_w
+
+on top of idle power at all times. The shares are assumptions, kept with their sources in
+`catalogue/energy.yaml`. A part of a step never draws more than W for as long as it takes: joules
+above that are cut, which stands for a power cap that does not stretch the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from windtunnel.cost.collective import Link
+from windtunnel.cost.device import Device
+from windtunnel.operators.collective import Collective, sent_bytes
+from windtunnel.operators.matmul import Matmul
+from windtunnel.operators.moe import Experts
+from windtunnel.operators.operator import Number, Operator
+from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.fields import Source, Spec
+from windtunnel.specs.load import build, catalogue_folder
+
+
+class EnergyShares(Spec):
+    """Shares of the envelope between idle and maximum power, each at its unit's datasheet peak."""
+
+    compute_share: float = Field(gt=0, le=1, description="matrix units at peak")
+    memory_share: float = Field(gt=0, le=1, description="device memory at full bandwidth")
+    link_share: float = Field(ge=0, le=1, description="links to other accelerators at full rate")
+    sources: tuple[Source, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def energy_shares() -> EnergyShares:
+    """The catalogue's shares."""
+    text = (catalogue_folder("energy.yaml")).read_text(encoding="utf-8")
+    return build(EnergyShares, yaml.safe_load(text), "catalogue/energy.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Energy constants of one device.
+
+    Attributes:
+        device: whose.
+        dynamic_w: most power above idle.
+        byte_j: joules per byte read from or written to device memory.
+        link_byte_j: joules per byte sent to a peer.
+        compute_w: power above idle of the matrix units at peak.
+        kind: where the constants come from.
+    """
+
+    device: Device
+    dynamic_w: float
+    byte_j: float
+    link_byte_j: float
+    compute_w: float
+    kind: str = "assumed"
+
+    def flop_j(self, dtype: str) -> float:
+        """Joules per FLOP in a number format."""
+        return self.compute_w / self.device.peak_flops_per_s(dtype)
+
+
+def energy_of(device: Device, link: Link) -> Energy:
+    """Energy constants of a device whose ranks talk over a link."""
+    shares = energy_shares()
+    envelope = device.accelerator.max_w - device.accelerator.idle_w
+    return Energy(
+        device=device,
+        dynamic_w=envelope,
+        byte_j=shares.memory_share * envelope / device.bandwidth_bytes_per_s,
+        link_byte_j=shares.link_share * envelope / link.bytes_per_s,
+        compute_w=shares.compute_share * envelope,
+    )
+
+
+def joules_of(operator: Operator, energy: Energy) -> Number:
+    """Dynamic joules of one execution on one rank."""
+    dtype = operator.compute_dtype if isinstance(operator, Matmul | Experts) else "bf16"
+    joules = operator.flops * energy.flop_j(dtype) + operator.moved_bytes * energy.byte_j
+    if isinstance(operator, Collective):
+        joules = joules + sent_bytes(operator.kind, operator.message_bytes, operator.group) * energy.link_byte_j
+    else:
+        joules = joules + operator.message_bytes * energy.link_byte_j
+    return joules
+
+
+def capped(joules: Number, seconds: Number, energy: Energy) -> Number:
+    """Joules of one rank, cut at the most it can draw above idle in that time."""
+    return np.minimum(joules, energy.dynamic_w * np.asarray(seconds))
+
+
+def static_watts(deployment: DeploymentSpec) -> float:
+    """Idle power of one replica's accelerators (the server around them is not counted)."""
+    return deployment.plan.accelerators_per_replica * deployment.accelerator.idle_w
+
+
+def host_watts(deployment: DeploymentSpec) -> float:
+    """The replica's share of its servers' power without accelerators."""
+    return deployment.node.host_w * deployment.plan.accelerators_per_replica / deployment.node.accelerators
