@@ -11,8 +11,8 @@ from windtunnel.errors import Problem, SpecError, nearest
 from windtunnel.specs.fields import Seconds, Spec
 from windtunnel.units import format_seconds, parse_seconds
 
-Metric = Literal["ttft", "tpot", "itl", "e2e"]
-METRICS: tuple[str, ...] = ("ttft", "tpot", "itl", "e2e")
+Metric = Literal["ttft", "tpot", "e2e"]
+METRICS: tuple[str, ...] = ("ttft", "tpot", "e2e")
 STATISTICS: tuple[str, ...] = ("mean", "p50", "p75", "p90", "p95", "p99", "p99.9")
 
 
@@ -102,4 +102,4 @@ def _parse_target(part: str, file: str, problems: list[Problem]) -> Target | Non
         problems.append(Problem(str(error), file, part, allowed="such as 2s or 50ms"))
     if len(problems) > found:
         return None
-    return Target(metric=metric, statistic=statistic, limit_s=limit_s)  # type: ignore[arg-type]
+    return Target(metric=metric, statistic=statistic, limit_s=limit_s)
