@@ -1,0 +1,251 @@
+"""The price of an operator on a device, beside the speed of light.
+
+`seconds_of` and `limit_seconds` take operators whose quantities are numbers or arrays, so the
+operator-by-operator price and the step surface come from the same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from windtunnel.cost.attention import decode_attention_seconds, decode_mla_seconds, prefill_attention_coefficients
+from windtunnel.cost.collective import (
+    Link,
+    all_gather_seconds,
+    all_reduce_seconds,
+    all_to_all_seconds,
+    link_of,
+    reduce_scatter_seconds,
+    send_recv_seconds,
+)
+from windtunnel.cost.device import Device, device_of
+from windtunnel.cost.elementwise import elementwise_seconds
+from windtunnel.cost.gemm import gemm_seconds
+from windtunnel.cost.moe import moe_seconds
+from windtunnel.operators.attention import DecodeAttention, LatentDecodeAttention, PrefillAttention
+from windtunnel.operators.collective import Collective, sent_bytes
+from windtunnel.operators.elementwise import Elementwise
+from windtunnel.operators.matmul import Matmul
+from windtunnel.operators.moe import Experts
+from windtunnel.operators.operator import ACTIVATION_BYTES, Operator
+from windtunnel.operators.transfer import Transfer
+from windtunnel.specs.deployment import DeploymentSpec
+
+Floats = npt.NDArray[np.float64]
+
+LARGE_ROWS = 8192
+"""Rows of a product large enough that its time per row has settled."""
+LATENCY_SHARE = 1.0 / 3.0
+"""An operator whose speed of light explains less of its time than this is called bound by latency."""
+
+COLLECTIVES = {
+    "all_reduce": all_reduce_seconds,
+    "all_gather": all_gather_seconds,
+    "reduce_scatter": reduce_scatter_seconds,
+    "all_to_all": all_to_all_seconds,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The links of a replica.
+
+    Attributes:
+        tensor: among the ranks of a stage.
+        pipeline: between the ranks of neighbouring stages.
+        crossing: share of the stage boundaries at which a node ends.
+    """
+
+    tensor: Link
+    pipeline: Link
+    crossing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of one execution of an operator on one rank.
+
+    Attributes:
+        seconds: predicted time.
+        bound_by: compute, memory, link or latency.
+        limit_s: speed of light: peak rate, full bandwidth for what must come from memory, nothing else.
+        source: calibrated or datasheet (see `Device.provenance`).
+        flops: floating-point operations.
+        bytes: read and written.
+    """
+
+    seconds: float
+    bound_by: str
+    limit_s: float
+    source: str
+    flops: float
+    bytes: float
+
+
+def pricing_of(deployment: DeploymentSpec) -> tuple[Device, Links]:
+    """What prices a deployment's operators."""
+    return device_of(deployment.accelerator), links_of(deployment)
+
+
+def links_of(deployment: DeploymentSpec) -> Links:
+    """The links of one replica, its ranks laid out stage after stage."""
+    tp, pp = deployment.plan.tensor_parallel, deployment.plan.pipeline_parallel
+    per_node = max(1, deployment.node.accelerators // tp)
+    nodes_ended = pp - 1 if tp > deployment.node.accelerators else -(-pp // per_node) - 1
+    crossing = nodes_ended / (pp - 1) if pp > 1 else 0.0
+    return Links(link_of(deployment, tp), link_of(deployment, tp * pp), crossing)
+
+
+@singledispatch
+def seconds_of(operator: Operator, device: Device, links: Links) -> Floats:
+    """Seconds of one execution on one rank; arrays in the operator give an array."""
+    raise AssertionError(f"no price for {type(operator).__name__}")
+
+
+@seconds_of.register
+def _(operator: Matmul, device: Device, links: Links) -> Floats:
+    o = operator
+    dtypes = (o.weight_dtype, o.compute_dtype)
+    if o.per_row:
+        each = float(gemm_seconds(LARGE_ROWS, o.n * o.batch, o.k, device, *dtypes)) / LARGE_ROWS
+        return np.asarray(o.m, dtype=np.float64) * each
+    seconds = gemm_seconds(o.m, o.n * o.batch, o.k, device, *dtypes)
+    # A batch of products is one product of all their columns, except that each has an input of its own.
+    inputs = (o.batch - 1) * o.k * ACTIVATION_BYTES * np.asarray(o.m, dtype=np.float64)
+    rate = device.constants.gemm_of(o.compute_dtype).memory_efficiency * device.bandwidth_bytes_per_s
+    return seconds + inputs / rate
+
+
+@seconds_of.register
+def _(operator: Experts, device: Device, links: Links) -> Floats:
+    o = operator
+    return moe_seconds(
+        o.tokens,
+        experts=o.experts,
+        local_experts=o.local_experts,
+        experts_per_token=o.experts_per_token,
+        hidden=o.hidden,
+        local_ffn=o.ffn,
+        matrices=o.matrices,
+        device=device,
+        weight_dtype=o.weight_dtype,
+        compute_dtype=o.compute_dtype,
+    )
+
+
+@seconds_of.register
+def _(operator: DecodeAttention, device: Device, links: Links) -> Floats:
+    o = operator
+    return decode_attention_seconds(
+        o.requests,
+        o.context_tokens,
+        q_heads=o.q_heads,
+        kv_heads=o.kv_heads,
+        head_dim=o.head_dim,
+        kv_bytes=o.kv_bytes,
+        device=device,
+    )
+
+
+@seconds_of.register
+def _(operator: LatentDecodeAttention, device: Device, links: Links) -> Floats:
+    o = operator
+    return decode_mla_seconds(
+        o.requests,
+        o.context_tokens,
+        heads=o.heads,
+        latent_dim=o.latent_dim,
+        rope_dim=o.rope_dim,
+        kv_bytes=o.kv_bytes,
+        device=device,
+    )
+
+
+@seconds_of.register
+def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
+    o = operator
+    call, token, pair, context = prefill_attention_coefficients(
+        q_heads=o.q_heads,
+        kv_heads=o.kv_heads,
+        head_dim=o.head_dim,
+        v_head_dim=o.v_head_dim,
+        kv_bytes=o.kv_bytes,
+        device=device,
+    )
+    return np.asarray(call + token * o.tokens + pair * o.pairs + context * o.context_tokens)
+
+
+@seconds_of.register
+def _(operator: Elementwise, device: Device, links: Links) -> Floats:
+    return elementwise_seconds(operator.moved_bytes, device, operator.kernels)
+
+
+@seconds_of.register
+def _(operator: Collective, device: Device, links: Links) -> Floats:
+    return COLLECTIVES[operator.kind](operator.message_bytes, operator.group, links.tensor)
+
+
+@seconds_of.register
+def _(operator: Transfer, device: Device, links: Links) -> Floats:
+    """The mean over the stage boundaries: some cross nodes, the others do not."""
+    inside = send_recv_seconds(operator.message_bytes, links.pipeline)
+    across = send_recv_seconds(operator.message_bytes, links.pipeline, between_nodes=True)
+    return (1.0 - links.crossing) * inside + links.crossing * across
+
+
+def compute_dtype_of(operator: Operator) -> str:
+    """Number format in which an operator's FLOPs are done; attention is done in 16 bits."""
+    return operator.compute_dtype if isinstance(operator, Matmul | Experts) else "bf16"
+
+
+def limit_terms(operator: Operator, device: Device, links: Links) -> tuple[Floats, Floats, Floats]:
+    """(compute, memory, network) seconds of one execution at the speed of light.
+
+    Memory counts only what must come from it, weights and cached KV: activations may stay on the chip.
+    """
+    compute = np.asarray(operator.flops, dtype=np.float64) / device.peak_flops_per_s(compute_dtype_of(operator))
+    memory = np.asarray(operator.stored_bytes, dtype=np.float64) / device.bandwidth_bytes_per_s
+    return compute, memory, _network_limit(operator, links)
+
+
+def _network_limit(operator: Operator, links: Links) -> Floats:
+    message = np.asarray(operator.message_bytes, dtype=np.float64)
+    if isinstance(operator, Transfer):
+        stage = links.pipeline
+        across = message / stage.inter_bytes_per_s if links.crossing else np.zeros_like(message)
+        return (1.0 - links.crossing) * message / stage.bytes_per_s + links.crossing * across
+    if not isinstance(operator, Collective):
+        return np.zeros_like(message)
+    link = links.tensor
+    inside = min(operator.group, link.ranks_per_node)
+    if inside > 1:
+        return np.asarray(sent_bytes(operator.kind, message, inside) / link.bytes_per_s)
+    return np.asarray(sent_bytes(operator.kind, message, operator.group) / link.inter_bytes_per_s)
+
+
+def limit_seconds(operator: Operator, device: Device, links: Links) -> Floats:
+    """Speed of light of one execution."""
+    compute, memory, network = limit_terms(operator, device, links)
+    return cast(Floats, np.maximum(np.maximum(compute, memory), network))
+
+
+def price(operator: Operator, device: Device, links: Links) -> Cost:
+    """Cost of one execution of an operator whose quantities are numbers."""
+    seconds = float(seconds_of(operator, device, links))
+    compute, memory, network = (float(term) for term in limit_terms(operator, device, links))
+    moved = float(operator.moved_bytes) / device.bandwidth_bytes_per_s if operator.group == 1 else 0.0
+    terms = {"compute": compute, "memory": max(memory, moved), "link": network}
+    largest = max(terms, key=lambda key: terms[key])
+    return Cost(
+        seconds=seconds,
+        bound_by=largest if terms[largest] >= LATENCY_SHARE * seconds else "latency",
+        limit_s=max(compute, memory, network),
+        source=device.provenance,
+        flops=float(operator.flops),
+        bytes=float(operator.moved_bytes),
+    )
