@@ -22,7 +22,7 @@ from windtunnel.cost.device import Device
 from windtunnel.operators.collective import Collective, sent_bytes
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.moe import Experts
-from windtunnel.operators.operator import Number, Operator
+from windtunnel.operators.operator import Floats, Number, Operator
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.fields import Source, Spec
 from windtunnel.specs.load import build, catalogue_folder
@@ -93,9 +93,9 @@ def joules_of(operator: Operator, energy: Energy) -> Number:
     return joules
 
 
-def capped(joules: Number, seconds: Number, energy: Energy) -> Number:
+def capped(joules: Floats, seconds: Floats, energy: Energy) -> Floats:
     """Joules of one rank, cut at the most it can draw above idle in that time."""
-    return np.minimum(joules, energy.dynamic_w * np.asarray(seconds))
+    return np.asarray(np.minimum(joules, energy.dynamic_w * seconds))
 
 
 def static_watts(deployment: DeploymentSpec) -> float:

@@ -1,0 +1,220 @@
+"""A deployment's step cost compiled into a `StepSurface`.
+
+The same operators as `price_step` expands, with arrays for the sums of the batch, priced by the
+same functions: the two differ only by the interpolation between contexts. Tables do not depend on
+the number of replicas or stages, so they are kept and shared between deployments that differ in
+those; a table for fewer tokens is a slice of a longer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from windtunnel.cost.collective import Link
+from windtunnel.cost.device import Device
+from windtunnel.cost.energy import Energy, capped, energy_of, joules_of
+from windtunnel.cost.gemm import gemm_table
+from windtunnel.cost.price import Links, pricing_of, seconds_of
+from windtunnel.cost.steps import launches_of, stage_shares
+from windtunnel.cost.surface import StepSurface, context_grid
+from windtunnel.operators.expand import (
+    decode_operators,
+    decode_window_operators,
+    hop_operators,
+    prefill_operators,
+    sample_operators,
+    token_operators,
+)
+from windtunnel.operators.matmul import Matmul
+from windtunnel.operators.operator import Number, Operator
+from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.plan import PlanSpec
+
+Floats = npt.NDArray[np.float64]
+
+UNIT = 1e6
+"""Step of the differences that give linear coefficients: large, so that they are not lost in the fixed time."""
+
+
+def step_surface(deployment: DeploymentSpec) -> StepSurface:
+    """The step surface of one replica.
+
+    Args:
+        deployment: what runs. Its engine's `max_num_batched_tokens`, `max_num_seqs` and the
+            deployment's `max_model_len` bound the tables.
+    """
+    model, engine = deployment.model, deployment.engine
+    device, links = pricing_of(deployment)
+    plan = deployment.plan.model_copy(update={"pipeline_parallel": 1, "replicas": 1})
+    rank = Rank(model, plan, device, links.tensor)
+    max_tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
+    tokens_s, tokens_j = _token_tables(rank, _rounded(max_tokens))
+    if not engine.graphs:
+        tokens_s = np.maximum(tokens_s, _token_launches(model, plan) * engine.launch_s)
+        tokens_s[0] = 0.0
+    sample_s, sample_j = _sample_tables(rank, _rounded(engine.max_num_seqs))
+    decode_s, window_s, decode_j = _decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
+    prefill_s, prefill_j = _prefill_lines(rank)
+    hop_s, hop_j = _hops(deployment, rank, links, max_tokens)
+    return StepSurface(
+        token_s=tokens_s[: max_tokens + 1],
+        sample_s=sample_s[: engine.max_num_seqs + 1],
+        decode_s=decode_s,
+        decode_window_s=window_s,
+        window_tokens=model.window_tokens if model.window_layers else 0,
+        prefill_s=prefill_s,
+        stage_share=np.asarray(stage_shares(deployment)),
+        hop_s=hop_s,
+        host_s=engine.step_host_s,
+        host_request_s=engine.request_host_s,
+        token_j=tokens_j[: max_tokens + 1] + hop_j,
+        sample_j=sample_j[: engine.max_num_seqs + 1],
+        decode_j=decode_j,
+        prefill_j=prefill_j,
+        static_w=deployment.plan.accelerators_per_replica * deployment.accelerator.idle_w,
+    )
+
+
+def _rounded(count: int) -> int:
+    """The next power of two, so that settings share tables."""
+    return 1 << max(count - 1, 1).bit_length()
+
+
+def _frozen(array: Floats) -> Floats:
+    """The array, which several surfaces share and none may write to."""
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """What the tables depend on: a model's rank under a plan, the device it runs on and its link to the others."""
+
+    model: ModelSpec
+    plan: PlanSpec
+    device: Device
+    link: Link
+
+    @property
+    def energy(self) -> Energy:
+        """Energy constants of the device."""
+        return energy_of(self.device, self.link)
+
+    def seconds(self, operators: list[Operator], links: Links | None = None) -> Floats:
+        """Seconds of operators with all their repetitions."""
+        joined = links or Links(self.link, self.link)
+        return _total(operators, lambda one: seconds_of(one, self.device, joined))
+
+    def table(self, operators: list[Operator], size: int) -> Floats:
+        """The same for operators over 0 to `size` rows; products of a shape are shared with other plans."""
+        joined = Links(self.link, self.link)
+
+        def one_s(one: Operator) -> Floats:
+            if isinstance(one, Matmul) and one.batch == 1:
+                return gemm_table(size, one.n, one.k, self.device, one.weight_dtype, one.compute_dtype)
+            return seconds_of(one, self.device, joined)
+
+        return _total(operators, one_s)
+
+    def joules(self, operators: list[Operator]) -> Floats:
+        """Dynamic joules of operators with all their repetitions, on one rank."""
+        energy = self.energy
+        return _total(operators, lambda one: joules_of(one, energy))
+
+
+def _total(operators: list[Operator], one: Callable[[Operator], Number]) -> Floats:
+    """Sum over operators and their repetitions."""
+    return np.asarray(sum((operator.count * one(operator) for operator in operators), start=0.0))
+
+
+@lru_cache(maxsize=512)
+def _token_launches(model: ModelSpec, plan: PlanSpec) -> float:
+    """Kernels that the tokens' part launches in a pass."""
+    return launches_of(token_operators(model, plan, 1.0))
+
+
+@lru_cache(maxsize=512)
+def _token_tables(rank: Rank, size: int) -> tuple[Floats, Floats]:
+    """Seconds and replica joules of the parts that depend on tokens alone, for 0 to `size` tokens."""
+    return _tables(rank, token_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
+
+
+@lru_cache(maxsize=512)
+def _sample_tables(rank: Rank, size: int) -> tuple[Floats, Floats]:
+    """Seconds and replica joules of LM head and sampling, for 0 to `size` sequences."""
+    return _tables(rank, sample_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
+
+
+def _tables(rank: Rank, operators: list[Operator], size: int) -> tuple[Floats, Floats]:
+    seconds, joules = rank.table(operators, size), rank.joules(operators)
+    seconds[0] = joules[0] = 0.0
+    return _frozen(seconds), _frozen(rank.plan.tensor_parallel * capped(joules, seconds, rank.energy))
+
+
+@lru_cache(maxsize=128)
+def _decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Floats, Floats, Floats]:
+    """Decode attention over (requests, mean context), of full and windowed layers, and its joules' coefficients."""
+    model, plan = rank.model, rank.plan
+    requests = np.arange(max_requests + 1.0)[:, None]
+    mean = context_grid(max_context)[None, :]
+    shape = (max_requests + 1, mean.shape[1])
+
+    def table(operators: list[Operator]) -> Floats:
+        found = np.array(np.broadcast_to(rank.seconds(operators), shape))
+        found[0] = 0.0
+        return found
+
+    full = table(decode_operators(model, plan, requests, requests * mean))
+    windowed = np.zeros((0, 0))
+    if model.window_layers:
+        windowed = table(decode_window_operators(model, plan, requests, requests * mean))
+
+    def joules(count: float, context: float, window: float) -> float:
+        operators = decode_operators(model, plan, count, context) + decode_window_operators(model, plan, count, window)
+        return float(rank.joules(operators))
+
+    _, per_request, per_token, per_window = _line(joules, 3)
+    drawn = requests * (per_request + per_token * mean)
+    most = rank.energy.dynamic_w * full
+    over = float(np.max(np.divide(drawn, most, out=np.zeros_like(drawn), where=most > 0)))
+    coefficients = plan.tensor_parallel * np.array([per_request, per_token, per_window]) / max(1.0, over)
+    return _frozen(full), _frozen(windowed), _frozen(coefficients)
+
+
+@lru_cache(maxsize=512)
+def _prefill_lines(rank: Rank) -> tuple[Floats, Floats]:
+    """Coefficients of prefill attention: seconds of a rank and joules of the replica."""
+
+    def of(quantity: Callable[[list[Operator]], Floats]) -> Floats:
+        return np.array(_line(lambda *sums: float(quantity(prefill_operators(rank.model, rank.plan, *sums))), 4))
+
+    seconds = of(rank.seconds)
+    return _frozen(seconds), _frozen(rank.plan.tensor_parallel * capped(of(rank.joules), seconds, rank.energy))
+
+
+def _line(function: Callable[..., float], inputs: int) -> tuple[float, ...]:
+    """(constant, slopes) of a function that is linear in its inputs."""
+    constant = function(*([0.0] * inputs))
+    slopes = []
+    for i in range(inputs):
+        point = [0.0] * inputs
+        point[i] = UNIT
+        slopes.append((function(*point) - constant) / UNIT)
+    return constant, *slopes
+
+
+def _hops(deployment: DeploymentSpec, rank: Rank, links: Links, max_tokens: int) -> tuple[Floats, Floats | float]:
+    """Seconds of one hop per token count, and joules of all hops of the replica."""
+    plan = deployment.plan
+    hops = plan.pipeline_parallel - 1
+    if not hops:
+        return np.zeros(0), 0.0
+    operators = hop_operators(deployment.model, plan, np.arange(max_tokens + 1.0))
+    seconds = rank.seconds(operators, links)
+    return seconds / hops, plan.tensor_parallel * capped(rank.joules(operators), seconds, rank.energy)

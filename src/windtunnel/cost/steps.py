@@ -1,0 +1,161 @@
+"""The price of one step of a replica, operator by operator.
+
+    stage s takes   share[s] * body + (head on the last) + (hop into it, unless the first)
+    the step takes  host + the sum over stages
+
+where body is everything that layers do, share[s] the stage's share of the layers, and host the
+engine's time that nothing hides. Operators of a rank run one after the other: overlap of
+communication with computation is not assumed. Captured graphs pad decode batches to captured sizes;
+that padding is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from windtunnel.cost.energy import Energy, energy_of, joules_of
+from windtunnel.cost.price import Cost, price, pricing_of
+from windtunnel.operators.batch import Batch
+from windtunnel.operators.elementwise import Elementwise
+from windtunnel.operators.expand import expand
+from windtunnel.operators.moe import Experts
+from windtunnel.operators.operator import Operator
+from windtunnel.operators.shard import stage_layers
+from windtunnel.specs.deployment import DeploymentSpec
+
+BODY = ("tokens", "decode", "decode_window", "prefill")
+"""Parts of a step that layers execute."""
+
+EXPERT_KERNELS = 6
+"""Kernels of a routed MLP: sorting the tokens, two grouped products, activation, and the weighted sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCost:
+    """An operator with its price; totals are over the executions of a forward pass."""
+
+    operator: Operator
+    cost: Cost
+    joules: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds over all executions."""
+        return self.operator.count * self.cost.seconds
+
+    @property
+    def limit_s(self) -> float:
+        """Speed of light over all executions."""
+        return self.operator.count * self.cost.limit_s
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """The price of a step.
+
+    Attributes:
+        operators: rows for `explain`; their seconds and `launch_wait_s` add up to `device_s`.
+        stage_s: seconds on each pipeline stage, transfers into it included.
+        launch_wait_s: time that the device waits for kernels to be launched, when graphs are off.
+        host_s: engine overhead that nothing hides.
+        joules: dynamic energy of all the replica's accelerators.
+        static_w: their idle power.
+        source: where the operators' seconds come from.
+    """
+
+    operators: tuple[OperatorCost, ...]
+    stage_s: tuple[float, ...]
+    launch_wait_s: float
+    host_s: float
+    joules: float
+    static_w: float
+    source: str
+
+    @property
+    def device_s(self) -> float:
+        """Seconds through all stages, without the host."""
+        return sum(self.stage_s)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds from the step's start to its sampled tokens."""
+        return self.device_s + self.host_s
+
+    @property
+    def limit_s(self) -> float:
+        """Speed of light of the step through all stages: no overheads, full rates."""
+        return sum(row.limit_s for row in self.operators)
+
+    @property
+    def energy_j(self) -> float:
+        """Dynamic and idle energy of the step."""
+        return self.joules + self.static_w * self.total_s
+
+
+def price_step(deployment: DeploymentSpec, batch: Batch) -> StepCost:
+    """The price of a step of one replica.
+
+    Args:
+        deployment: what runs.
+        batch: the sums of what the step schedules.
+    """
+    device, links = pricing_of(deployment)
+    plan, engine = deployment.plan, deployment.engine
+    energy = energy_of(device, links.tensor)
+    rows = tuple(
+        OperatorCost(operator, price(operator, device, links), float(joules_of(operator, energy)))
+        for operator in expand(deployment.model, plan, batch)
+    )
+    wait = _launch_wait_s(deployment, rows)
+    body = sum(row.seconds for row in rows if row.operator.part in BODY) + wait
+    head = sum(row.seconds for row in rows if row.operator.part == "sampled")
+    hops = plan.pipeline_parallel - 1
+    hop = sum(row.seconds for row in rows if row.operator.part == "hop") / hops if hops else 0.0
+    stages = [share * body + (hop if s else 0.0) for s, share in enumerate(stage_shares(deployment))]
+    stages[-1] += head
+    return StepCost(
+        operators=rows,
+        stage_s=tuple(stages),
+        launch_wait_s=wait,
+        host_s=engine.step_host_s + engine.request_host_s * batch.requests,
+        joules=plan.tensor_parallel * _rank_joules(rows, energy),
+        static_w=plan.accelerators_per_replica * deployment.accelerator.idle_w,
+        source=device.provenance,
+    )
+
+
+def stage_shares(deployment: DeploymentSpec) -> tuple[float, ...]:
+    """Share of the layers on each pipeline stage; layers are taken to be alike."""
+    layers = deployment.model.layers
+    return tuple(held / layers for held in stage_layers(layers, deployment.plan.pipeline_parallel))
+
+
+def launches_of(operators: Iterable[Operator]) -> float:
+    """Kernels that the operators launch in a forward pass."""
+    return sum(operator.count * _kernels(operator) for operator in operators)
+
+
+def _kernels(operator: Operator) -> int:
+    if isinstance(operator, Elementwise):
+        return operator.kernels
+    return EXPERT_KERNELS if isinstance(operator, Experts) else 1
+
+
+def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...]) -> float:
+    """How much longer launching the tokens' kernels takes than running them, when graphs are off."""
+    if deployment.engine.graphs:
+        return 0.0
+    mine = [row for row in rows if row.operator.part == "tokens"]
+    launch = launches_of(row.operator for row in mine) * deployment.engine.launch_s
+    return max(0.0, launch - sum(row.seconds for row in mine))
+
+
+def _rank_joules(rows: tuple[OperatorCost, ...], energy: Energy) -> float:
+    """Joules of the operators of one rank per stage, each part of the step cut at what the device can draw."""
+    total = 0.0
+    for part in (*BODY, "sampled", "hop"):
+        mine = [row for row in rows if row.operator.part == part]
+        joules = sum(row.operator.count * row.joules for row in mine)
+        total += min(joules, energy.dynamic_w * sum(row.seconds for row in mine))
+    return total
