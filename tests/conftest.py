@@ -1,8 +1,9 @@
-"""Makes `helpers` importable from every test folder."""
+"""Settings of the whole test suite."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import hypothesis
 
-sys.path.insert(0, str(Path(__file__).parent))
+# The first example may compile the simulator; what fails once must fail again.
+hypothesis.settings.register_profile("windtunnel", deadline=None, derandomize=True, print_blob=False)
+hypothesis.settings.load_profile("windtunnel")

@@ -78,7 +78,9 @@ def load_case(path: Path) -> Case:
 def _workload(requests: list[dict[str, Any]], order: list[int], with_content: bool) -> RequestTable:
     segments = None
     if with_content:
-        tokens = np.concatenate([np.array(_prompt(i, r)) for i, r in zip(order, requests, strict=True)] or [np.zeros(0)])
+        tokens = np.concatenate(
+            [np.array(_prompt(i, r)) for i, r in zip(order, requests, strict=True)] or [np.zeros(0)]
+        )
         offset = np.concatenate([[0], np.cumsum([r["prompt"] for r in requests])])
         segments = (offset, tokens, np.ones(len(tokens), dtype=np.int64))
     return request_table(

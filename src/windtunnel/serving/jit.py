@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import config
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+config: Any = numba.config
 
 DISABLED: bool = bool(config.DISABLE_JIT)
 """Whether the kernel runs as plain Python."""

@@ -132,7 +132,7 @@ def release(replica: Any, blocks: Any, cells: Any, count: int) -> None:
         if blocks[b].refs == 0:
             replica.free_blocks += 1
             if blocks[b].key == 0:
-                _link_after(blocks, front, b)
+                _link_after(blocks, int(front), b)
                 front = b
             else:
                 _link_after(blocks, int(blocks[0].prev), b)

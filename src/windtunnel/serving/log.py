@@ -49,7 +49,9 @@ def log_full(world: Any, log: Any, steps: Any, replica: Any) -> bool:
 
 
 @njit
-def log_start(world: Any, steps: Any, replica: Any, index: int, end_s: float, first_entry: int, first_preempted: int) -> None:
+def log_start(
+    world: Any, steps: Any, replica: Any, index: int, end_s: float, first_entry: int, first_preempted: int
+) -> None:
     """The step was composed and runs from now_s to end_s."""
     step = steps[world.steps]
     step.replica = index

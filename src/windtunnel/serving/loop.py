@@ -80,9 +80,7 @@ def _push_pending(world: Any, replicas: Any, r: int) -> None:
 
 
 @njit
-def _finish(
-    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, row: int
-) -> None:
+def _finish(world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, row: int) -> None:
     i = slots[row].request
     requests[i].finish_s = world.now_s
     requests[i].generated = requests[i].output
@@ -129,9 +127,7 @@ def _end_step(world: Any, requests: Any, replica: Any, slots: Any, phase: Any, b
 
 
 @njit
-def _note_batch(
-    world: Any, requests: Any, replica: Any, slots: Any, batches: Any, entries: Any, end_s: float
-) -> None:
+def _note_batch(world: Any, requests: Any, replica: Any, slots: Any, batches: Any, entries: Any, end_s: float) -> None:
     """Several stages: remember whom the composed step holds until it ends."""
     b = (replica.first_batch + replica.in_flight) % world.stages
     count = 0
@@ -206,7 +202,7 @@ def _end_batch(
     return int(batches[b].log_row)
 
 
-@inlined
+@njit
 def _end(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, batches: Any,
     entries: Any, steps: Any,
@@ -257,7 +253,7 @@ def _undisturbed(world: Any, replicas: Any, replica: Any) -> bool:
     return bool(world.replicas == 1 or (world.pending == 1 and end < _next_event_s(world, replicas)))
 
 
-@inlined
+@njit
 def _drive(
     world: Any, requests: Any, replicas: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
     token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, batches: Any, entries: Any, log: Any, steps: Any,
@@ -284,7 +280,8 @@ def _drive(
         if not started or not _undisturbed(world, replicas, replica):
             break
         world.now_s = replica.end_s
-        _end(world, requests, replica, slots, phase, blocks, cells, batches, entries, steps)
+        if world.recording or replica.prefilling > 0 or replica.next_finish <= replica.tick:
+            _end(world, requests, replica, slots, phase, blocks, cells, batches, entries, steps)
     world.pending -= 1
     if replica.active:
         _push_event(world, replicas, r)
@@ -351,7 +348,9 @@ def run_loop(
             world.now_s = moment_s
             while end_s == moment_s:
                 r = _pop_event(world, replicas)
-                _end(world, requests, replicas[r], slots[r], phase[r], blocks[r], cells[r], batches[r], entries[r], steps)
+                _end(
+                    world, requests, replicas[r], slots[r], phase[r], blocks[r], cells[r], batches[r], entries[r], steps
+                )
                 _push_pending(world, replicas, r)
                 end_s = _next_event_s(world, replicas)
             _arrive(world, requests, replicas)

@@ -97,9 +97,7 @@ def time_step(
     one before and the stage is free.
     """
     if world.linear:
-        seconds = (
-            world.base_s + world.per_token_s * replica.step_tokens + world.per_context_s * replica.step_computed
-        )
+        seconds = world.base_s + world.per_token_s * replica.step_tokens + world.per_context_s * replica.step_computed
         replica.busy_s += seconds
         return float(now_s + seconds)
     body = body_seconds(world, replica, token_cost, decode_cost)

@@ -10,8 +10,8 @@ ROUTERS = ("round_robin", "random", "least_outstanding", "least_kv", "power_of_t
 """Names of the routers; the place in this tuple is the number that the kernel knows.
 
 `round_robin` takes turns. `random` draws evenly. `least_outstanding` takes the replica with
-the fewest requests running or waiting, `least_kv` the one with the fewest KV blocks in use
-and wanted by its queue's length; ties go to the lowest number. `power_of_two` draws two
+the fewest requests running or waiting, `least_kv` the one with the shortest queue and, among
+equals, the fewest KV blocks in use; ties go to the lowest number. `power_of_two` draws two
 replicas and takes the one with fewer requests (Mitzenmacher, "The power of two choices in
 randomized load balancing", IEEE TPDS 2001).
 """
@@ -26,11 +26,6 @@ def _draw(world: Any, count: int) -> int:
     return int((mix(world.seed, world.draws) & 0x7FFFFFFF) % count)
 
 
-@njit
-def _outstanding(replica: Any) -> int:
-    return int(replica.running + replica.waiting)
-
-
 @inlined
 def route(world: Any, replicas: Any) -> int:
     """The replica for the request that arrives now."""
@@ -40,22 +35,22 @@ def route(world: Any, replicas: Any) -> int:
     if world.router == ROUND_ROBIN:
         world.draws += 1
         return int((world.draws - 1) % count)
+    first = _draw(world, count) if world.router != LEAST_OUTSTANDING and world.router != LEAST_KV else 0
     if world.router == RANDOM:
-        return _draw(world, count)
+        return first
     if world.router == POWER_OF_TWO:
-        first = _draw(world, count)
         second = (first + 1 + _draw(world, count - 1)) % count
-        return second if _outstanding(replicas[second]) < _outstanding(replicas[first]) else first
+        one, other = replicas[first], replicas[second]
+        return second if other.running + other.waiting < one.running + one.waiting else first
     best = 0
-    if world.router == LEAST_OUTSTANDING:
-        for r in range(1, count):
-            if _outstanding(replicas[r]) < _outstanding(replicas[best]):
-                best = r
-        return best
     for r in range(1, count):
-        if replicas[r].waiting != replicas[best].waiting:
-            if replicas[r].waiting < replicas[best].waiting:
-                best = r
-        elif replicas[r].free_blocks > replicas[best].free_blocks:
+        one, other = replicas[best], replicas[r]
+        if world.router == LEAST_OUTSTANDING:
+            better = other.running + other.waiting < one.running + one.waiting
+        else:
+            better = other.waiting < one.waiting or (
+                other.waiting == one.waiting and other.free_blocks > one.free_blocks
+            )
+        if better:
             best = r
     return best

@@ -112,11 +112,7 @@ def _simulation(workload: RequestTable, settings: SchedulerSettings, arrays: Arr
 def _step_table(arrays: Arrays) -> StepTable:
     world = arrays.world[0]
     steps = arrays.steps[: world["steps"]]
-    columns = {
-        name: steps[name].copy()
-        for name in ("replica", "start_s", "end_s", "tokens", "prefill_tokens", "requests")
-        + ("running", "waiting", "free_blocks")
-    }
+    columns = {name: steps[name].copy() for name in (steps.dtype.names or ()) if not name.startswith("first_")}
     served = arrays.log[SERVED, : world["entries"]]
     return StepTable(
         **columns,

@@ -236,7 +236,7 @@ def _seat(world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cell
     return int(row)
 
 
-@inlined
+@njit
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any
 ) -> None:
