@@ -1,6 +1,6 @@
-"""The price of an operator and of a step: seconds on a device, beside the speed of light.
+"""The price of an operator on a device, beside the speed of light.
 
-`operator_seconds` and `limit_seconds` take operators whose quantities are numbers or arrays, so the
+`seconds_of` and `limit_seconds` take operators whose quantities are numbers or arrays, so the
 operator-by-operator price and the step surface come from the same code.
 """
 
@@ -28,14 +28,11 @@ from windtunnel.cost.elementwise import elementwise_seconds
 from windtunnel.cost.gemm import gemm_seconds
 from windtunnel.cost.moe import moe_seconds
 from windtunnel.operators.attention import DecodeAttention, LatentDecodeAttention, PrefillAttention
-from windtunnel.operators.batch import Batch
 from windtunnel.operators.collective import Collective, sent_bytes
 from windtunnel.operators.elementwise import Elementwise
-from windtunnel.operators.expand import expand
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import ACTIVATION_BYTES, Operator
-from windtunnel.operators.shard import stage_layers
 from windtunnel.operators.transfer import Transfer
 from windtunnel.specs.deployment import DeploymentSpec
 
@@ -60,18 +57,18 @@ class Links:
 
     Attributes:
         tensor: among the ranks of a stage.
-        stage: between the ranks of neighbouring stages.
+        pipeline: between the ranks of neighbouring stages.
         crossing: share of the stage boundaries at which a node ends.
     """
 
     tensor: Link
-    stage: Link
+    pipeline: Link
     crossing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Cost on one rank of all executions of an operator in a forward pass.
+    """Cost of one execution of an operator on one rank.
 
     Attributes:
         seconds: predicted time.
@@ -90,23 +87,9 @@ class Cost:
     bytes: float
 
 
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """A step of one replica, operator by operator.
-
-    Attributes:
-        rows: every operator with the cost of all its executions.
-        stage_s: time on each pipeline stage, the transfer into it included.
-        host_s: host time that the device waits for.
-        total_s: host and all stages: the time of a step that meets no other.
-        limit_s: sum of the operators' speeds of light.
-    """
-
-    rows: tuple[tuple[Operator, Cost], ...]
-    stage_s: tuple[float, ...]
-    host_s: float
-    total_s: float
-    limit_s: float
+def pricing_of(deployment: DeploymentSpec) -> tuple[Device, Links]:
+    """What prices a deployment's operators."""
+    return device_of(deployment.accelerator), links_of(deployment)
 
 
 def links_of(deployment: DeploymentSpec) -> Links:
@@ -119,12 +102,12 @@ def links_of(deployment: DeploymentSpec) -> Links:
 
 
 @singledispatch
-def operator_seconds(operator: Operator, device: Device, links: Links) -> Floats:
+def seconds_of(operator: Operator, device: Device, links: Links) -> Floats:
     """Seconds of one execution on one rank; arrays in the operator give an array."""
     raise AssertionError(f"no price for {type(operator).__name__}")
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: Matmul, device: Device, links: Links) -> Floats:
     o = operator
     dtypes = (o.weight_dtype, o.compute_dtype)
@@ -138,7 +121,7 @@ def _(operator: Matmul, device: Device, links: Links) -> Floats:
     return seconds + inputs / rate
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: Experts, device: Device, links: Links) -> Floats:
     o = operator
     return moe_seconds(
@@ -155,7 +138,7 @@ def _(operator: Experts, device: Device, links: Links) -> Floats:
     )
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: DecodeAttention, device: Device, links: Links) -> Floats:
     o = operator
     return decode_attention_seconds(
@@ -169,7 +152,7 @@ def _(operator: DecodeAttention, device: Device, links: Links) -> Floats:
     )
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: LatentDecodeAttention, device: Device, links: Links) -> Floats:
     o = operator
     return decode_mla_seconds(
@@ -183,7 +166,7 @@ def _(operator: LatentDecodeAttention, device: Device, links: Links) -> Floats:
     )
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
     o = operator
     call, token, pair, context = prefill_attention_coefficients(
@@ -194,25 +177,24 @@ def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
         kv_bytes=o.kv_bytes,
         device=device,
     )
-    tokens = np.asarray(o.tokens, dtype=np.float64)
-    return np.where(tokens > 0, call, 0.0) + token * tokens + pair * o.pairs + context * o.context_tokens
+    return np.asarray(call + token * o.tokens + pair * o.pairs + context * o.context_tokens)
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: Elementwise, device: Device, links: Links) -> Floats:
     return elementwise_seconds(operator.moved_bytes, device, operator.kernels)
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: Collective, device: Device, links: Links) -> Floats:
     return COLLECTIVES[operator.kind](operator.message_bytes, operator.group, links.tensor)
 
 
-@operator_seconds.register
+@seconds_of.register
 def _(operator: Transfer, device: Device, links: Links) -> Floats:
     """The mean over the stage boundaries: some cross nodes, the others do not."""
-    inside = send_recv_seconds(operator.message_bytes, links.stage)
-    across = send_recv_seconds(operator.message_bytes, links.stage, between_nodes=True)
+    inside = send_recv_seconds(operator.message_bytes, links.pipeline)
+    across = send_recv_seconds(operator.message_bytes, links.pipeline, between_nodes=True)
     return (1.0 - links.crossing) * inside + links.crossing * across
 
 
@@ -236,7 +218,7 @@ def limit_terms(operator: Operator, device: Device, links: Links) -> tuple[Float
 def _network_limit(operator: Operator, links: Links) -> Floats:
     message = np.asarray(operator.message_bytes, dtype=np.float64)
     if isinstance(operator, Transfer):
-        stage = links.stage
+        stage = links.pipeline
         across = message / stage.inter_bytes_per_s if links.crossing else np.zeros_like(message)
         return (1.0 - links.crossing) * message / stage.bytes_per_s + links.crossing * across
     if not isinstance(operator, Collective):
@@ -254,61 +236,18 @@ def limit_seconds(operator: Operator, device: Device, links: Links) -> Floats:
     return cast(Floats, np.maximum(np.maximum(compute, memory), network))
 
 
-def launched_seconds(operator: Operator, deployment: DeploymentSpec, device: Device, links: Links) -> Floats:
-    """Seconds of one execution under an engine: without graphs no kernel is shorter than its launch.
-
-    Prompt attention is long and keeps its own fixed time.
-    """
-    seconds = operator_seconds(operator, device, links)
-    if deployment.engine.graphs or operator.part == "prefill":
-        return seconds
-    kernels = operator.kernels if isinstance(operator, Elementwise) else 1
-    return np.where(seconds > 0, np.maximum(seconds, kernels * deployment.engine.launch_s), 0.0)
-
-
 def price(operator: Operator, device: Device, links: Links) -> Cost:
-    """Cost of all executions of one operator in captured graphs; its quantities are numbers."""
-    return _cost(operator, float(operator_seconds(operator, device, links)), device, links)
-
-
-def _cost(operator: Operator, seconds: float, device: Device, links: Links) -> Cost:
+    """Cost of one execution of an operator whose quantities are numbers."""
+    seconds = float(seconds_of(operator, device, links))
     compute, memory, network = (float(term) for term in limit_terms(operator, device, links))
     moved = float(operator.moved_bytes) / device.bandwidth_bytes_per_s if operator.group == 1 else 0.0
     terms = {"compute": compute, "memory": max(memory, moved), "link": network}
     largest = max(terms, key=lambda key: terms[key])
     return Cost(
-        seconds=operator.count * seconds,
+        seconds=seconds,
         bound_by=largest if terms[largest] >= LATENCY_SHARE * seconds else "latency",
-        limit_s=operator.count * max(compute, memory, network),
+        limit_s=max(compute, memory, network),
         source=device.provenance,
-        flops=operator.count * float(operator.flops),
-        bytes=operator.count * float(operator.moved_bytes),
+        flops=float(operator.flops),
+        bytes=float(operator.moved_bytes),
     )
-
-
-def price_step(deployment: DeploymentSpec, batch: Batch) -> StepCost:
-    """A step of one replica over a batch, operator by operator."""
-    device, links = device_of(deployment.accelerator), links_of(deployment)
-    rows = []
-    for operator in expand(deployment.model, deployment.plan, batch):
-        seconds = float(launched_seconds(operator, deployment, device, links))
-        rows.append((operator, _cost(operator, seconds, device, links)))
-
-    def total(*parts: str) -> float:
-        return sum(cost.seconds for operator, cost in rows if operator.part in parts)
-
-    head, hops = total("sampled"), total("hop")
-    body = total("tokens", "decode", "decode_window", "prefill")
-    stages = deployment.plan.pipeline_parallel
-    stage_s = [body * share for share in stage_shares(deployment)]
-    stage_s = [seconds + (hops / (stages - 1) if i else 0.0) for i, seconds in enumerate(stage_s)]
-    stage_s[-1] += head
-    host = deployment.engine.step_host_s + deployment.engine.request_host_s * batch.requests
-    limit = sum(cost.limit_s for _, cost in rows)
-    return StepCost(tuple(rows), tuple(stage_s), host, host + sum(stage_s), limit)
-
-
-def stage_shares(deployment: DeploymentSpec) -> list[float]:
-    """Share of the body on each pipeline stage: its share of the layers."""
-    layers = deployment.model.layers
-    return [held / layers for held in stage_layers(layers, deployment.plan.pipeline_parallel)]
