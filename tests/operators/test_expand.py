@@ -17,7 +17,16 @@ from windtunnel.specs.load import resolve
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
-MODELS = ["llama-3.1-8b", "falcon-40b", "gpt-j-6b", "opt-350m", "mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "gemma-3-27b"]
+MODELS = [
+    "llama-3.1-8b",
+    "falcon-40b",
+    "gpt-j-6b",
+    "opt-350m",
+    "mixtral-8x7b",
+    "deepseek-v3",
+    "gpt-oss-20b",
+    "gemma-3-27b",
+]
 ONE = PlanSpec()
 
 
@@ -39,7 +48,14 @@ def vectors(model: ModelSpec) -> int:
         mlp += model.moe_layers * (model.moe.experts_per_token * bias + model.moe.experts * model.moe.router_bias)
     tables = 0 if model.tied_embeddings else model.vocab * (model.embedding_dim or h)
     final_norm = h * (2 if model.norm == "layernorm" else 1)
-    return model.layers * per_layer + mlp + tables + model.learned_positions * h + model.vocab * model.head_bias + final_norm
+    return (
+        model.layers * per_layer
+        + mlp
+        + tables
+        + model.learned_positions * h
+        + model.vocab * model.head_bias
+        + final_norm
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
