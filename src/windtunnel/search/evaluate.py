@@ -1,0 +1,98 @@
+"""Run one deployment on a workload: memory, step surface, simulation, metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from windtunnel.cost.build_surface import step_surface
+from windtunnel.cost.memory import MemoryNeed, memory_need
+from windtunnel.cost.surface import StepSurface
+from windtunnel.metrics.summary import Metrics, metrics_of
+from windtunnel.serving.run import SchedulerSettings, Simulation, run
+from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.slo import SloSpec
+from windtunnel.workload.table import AT_ARRIVAL, RequestTable
+
+OVERLOAD_SHARE = 0.05
+"""A run is ended as hopeless when this share of all requests waits at one replica at once..."""
+OVERLOAD_MINIMUM = 500
+"""...and at least so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A simulation and its metrics."""
+
+    simulation: Simulation
+    metrics: Metrics
+
+
+def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSettings:
+    """The scheduler's settings of one replica, its KV blocks from the memory account."""
+    engine = deployment.engine
+    return SchedulerSettings(
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=max(engine.max_num_batched_tokens, engine.max_num_seqs),
+        max_model_len=deployment.max_model_len,
+        num_blocks=max(memory.kv_blocks, 2),
+        block_size=engine.block_size,
+        enable_chunked_prefill=engine.enable_chunked_prefill,
+        enable_prefix_caching=engine.enable_prefix_caching,
+        policy=engine.policy,
+        long_prefill_token_threshold=engine.long_prefill_token_threshold,
+        watermark=engine.watermark,
+        scheduler=engine.scheduler,
+    )
+
+
+def overload_limit(workload: RequestTable) -> int | None:
+    """How many waiting requests end a run; none for traffic that waits by design (all at once, closed loops)."""
+    if workload.rate_per_s <= 0 or (workload.after != AT_ARRIVAL).any():
+        return None
+    return max(OVERLOAD_MINIMUM, int(OVERLOAD_SHARE * len(workload)))
+
+
+def evaluate(
+    deployment: DeploymentSpec,
+    workload: RequestTable,
+    slo: SloSpec,
+    *,
+    router: str = "least_outstanding",
+    seed: int = 0,
+    surface: StepSurface | None = None,
+    memory: MemoryNeed | None = None,
+    sample_interval_s: float | None = None,
+    record_steps: bool = False,
+    give_up: bool = True,
+) -> Outcome:
+    """Serve a workload on a deployment, replicas and router included.
+
+    Args:
+        deployment: what runs.
+        workload: the requests.
+        slo: targets for attainment and goodput.
+        router: routing policy between replicas.
+        seed: of routers that draw.
+        surface, memory: of one replica, when already known.
+        sample_interval_s: keep the cluster's state at this interval.
+        record_steps: keep every step.
+        give_up: end a hopelessly overloaded run early.
+    """
+    surface = surface or step_surface(deployment)
+    memory = memory or memory_need(deployment)
+    settings = settings_of(deployment, memory)
+    if settings.enable_prefix_caching and not workload.shares_prefixes:
+        # Nothing can be shared, so the cache changes nothing but the time that simulating it takes.
+        settings = replace(settings, enable_prefix_caching=False)
+    simulation = run(
+        workload,
+        surface,
+        settings,
+        replicas=deployment.plan.replicas,
+        router=router,
+        seed=seed,
+        sample_interval_s=sample_interval_s,
+        record_steps=record_steps,
+        max_waiting=overload_limit(workload) if give_up else None,
+    )
+    return Outcome(simulation, metrics_of(simulation, slo, surface.static_w))

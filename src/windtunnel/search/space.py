@@ -1,0 +1,89 @@
+"""The space of plans: every layout, number format and main engine setting for one replica."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from windtunnel.search.question import Question
+from windtunnel.specs.assemble import default_node, deployment_problems, scale_up_fabric, single_node
+from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.hardware import AcceleratorSpec
+from windtunnel.specs.load import resolve
+from windtunnel.specs.plan import PlanSpec
+
+PIPELINE_DEGREES = (1, 2, 4)
+HALF = ("bf16", "fp16")
+KV_OF: dict[str, tuple[str, ...]] = {"fp8": ("bf16", "fp8"), "nvfp4": ("bf16", "fp8")}
+"""KV cache formats tried beside a weight format; otherwise the half-precision one alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One replica of a candidate: a deployment with `replicas = 1`, and what is wrong with it, if anything."""
+
+    deployment: DeploymentSpec
+    problem: str = ""
+
+
+def powers_of_two(limit: int) -> Iterator[int]:
+    """1, 2, 4, ... up to a limit."""
+    degree = 1
+    while degree <= limit:
+        yield degree
+        degree *= 2
+
+
+def plans_of(question: Question, accelerator: AcceleratorSpec, per_node: int) -> Iterator[PlanSpec]:
+    """Every plan of one replica: TP inside a node, PP, EP for experts, weight and KV formats."""
+    half = "bf16" if "bf16" in accelerator.peak_flops_per_s else "fp16"
+    for tp in powers_of_two(min(per_node, question.max_accelerators)):
+        for pp in PIPELINE_DEGREES:
+            if tp * pp > question.max_accelerators:
+                continue
+            experts = {1, tp} if question.model.moe is not None else {1}
+            for ep in sorted(experts):
+                for weights in _weight_formats(question, half):
+                    for kv in KV_OF.get(weights, (half,)):
+                        yield PlanSpec(
+                            tensor_parallel=tp,
+                            pipeline_parallel=pp,
+                            expert_parallel=ep,
+                            weight_dtype=weights,
+                            kv_dtype=half if kv in HALF else kv,
+                            compute_dtype=half if weights in HALF else None,
+                        )
+
+
+def _weight_formats(question: Question, half: str) -> tuple[str, ...]:
+    """The asked formats; a model published in fewer bits is not blown up to half precision."""
+    native = question.model.dtype
+    wanted = [half if name in HALF else name for name in question.precisions]
+    if native not in HALF and native != "fp32":
+        wanted = [native, *(name for name in wanted if name not in HALF)]
+    return tuple(dict.fromkeys(wanted))
+
+
+def units(question: Question) -> Iterator[Unit]:
+    """Every replica worth looking at, with the problem of those that cannot be."""
+    for accelerator in question.accelerators:
+        node = default_node(accelerator.name) or single_node(accelerator)
+        for plan in plans_of(question, accelerator, node.accelerators):
+            for budget in question.token_budgets:
+                engine = question.engine.model_copy(
+                    update={
+                        "max_num_batched_tokens": max(budget, question.engine.max_num_seqs),
+                        "max_model_len": question.max_model_len,
+                    }
+                )
+                deployment = DeploymentSpec(
+                    model=question.model,
+                    accelerator=accelerator,
+                    node=node,
+                    scale_up=scale_up_fabric(accelerator, node),
+                    scale_out=resolve("fabrics", node.fabric or "ethernet-100g"),
+                    plan=plan,
+                    engine=engine,
+                )
+                problems = deployment_problems(deployment)
+                yield Unit(deployment, "; ".join(f"{p.path} {p.got}: {p.message}" for p in problems))
