@@ -78,4 +78,4 @@ def test_paragraphs_keep_to_the_width() -> None:
 
 def test_numbers_for_people() -> None:
     assert [number(x) for x in (0.0, 1234567.0, 99.95, math.inf)] == ["0", "1,234,567", "100", "-"]
-    assert percent(0.5) == "50%"
+    assert percent(0.5) == "50.0%"

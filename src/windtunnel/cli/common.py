@@ -18,6 +18,8 @@ DONE = 0
 NO = 1
 """The answer is no: nothing meets the targets, or differences were found."""
 BAD_INPUT = 2
+FAULT = 70
+"""A fault of our own (EX_SOFTWARE), so that a crash is never read as "the answer is no"."""
 INTERRUPTED = 130
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError, Problem, SpecError, nearest, shorten
+
+if TYPE_CHECKING:
+    from windtunnel.specs.slo import SloSpec
 
 
 class Given:
@@ -109,6 +112,29 @@ class Given:
             self.wrong(name, "must be a number above 0" + top)
             return None
         return float(value)
+
+    def slo(self, default: str = "") -> SloSpec:
+        """Latency targets, from text or from a mapping in a file."""
+        from windtunnel.specs.load import build
+        from windtunnel.specs.slo import SloSpec, parse_slo
+
+        value = self.raw("slo", default)
+        with self:
+            if isinstance(value, dict):
+                return build(SloSpec, value, self.where("slo"))
+            if value or self.has("slo"):
+                return parse_slo(self.text("slo", default), self.where("slo"))
+        return SloSpec()
+
+    def prices(self) -> dict[str, float]:
+        """The user's own prices, US dollars per accelerator and hour."""
+        from windtunnel.specs.prices import parse_prices
+
+        value = self.raw("price", "")
+        text = ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else self.text("price")
+        with self:
+            return parse_prices(text, self.where("price"))
+        return {}
 
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         """One of a few words."""

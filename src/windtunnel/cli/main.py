@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
-from windtunnel.cli import catalogue, common, schedule
+from windtunnel.cli import catalogue, common, explain, schedule, simulate
 
 app = typer.Typer(
     name="windtunnel",
@@ -38,14 +39,19 @@ def _top(
     pass
 
 
+app.command("simulate", short_help="What happens to this traffic on this deployment?")(simulate.simulate)
+app.command("explain", short_help="Where do a step's time, memory and energy go?")(explain.explain)
 app.command("schedule", short_help="What would the scheduler do, step by step?")(schedule.schedule)
 app.command("catalogue", short_help="What is known, and where does it come from?")(catalogue.catalogue)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. A fault of our own keeps its traceback and its own exit code."""
     try:
         app()
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(common.INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(common.FAULT)

@@ -60,6 +60,8 @@ MaxModelLen = Annotated[
 MemoryUtilization = Annotated[
     float | None, typer.Option("--gpu-memory-utilization", metavar="X", help="Share of memory the engine may take.")
 ]
+Accelerator = Annotated[str | None, typer.Option("--accelerator", metavar="NAME", help="Catalogue name, or .yaml.")]
+Node = Annotated[str | None, typer.Option("--node", metavar="NAME", help="The server. Default the accelerator's own.")]
 DeploymentFile = Annotated[
     str | None, typer.Option("--deployment", metavar="FILE", help="A deployment in YAML; flags win over it.")
 ]

@@ -27,14 +27,14 @@ def schedule(
     the exit code is 1 when there is one.
     """
     from windtunnel.errors import CaseError
-    from windtunnel.report.difference import first_difference, read_json_lines
     from windtunnel.report.files import write_atomic
     from windtunnel.serving.case import case_lines, load_case, run_case
+    from windtunnel.serving.case_diff import first_difference, read_lines
 
     if problems := output_problems(json=json_path):
         raise CaseError(problems)
     loaded = load_case(Path(case))
-    expected = None if diff is None else read_json_lines(Path(diff))
+    expected = None if diff is None else read_lines(Path(diff))
     lines = list(case_lines(loaded, run_case(loaded)))
     if json_path not in (None, "-"):
         write_atomic(json_path, "\n".join([*lines, ""]))
@@ -43,5 +43,5 @@ def schedule(
     if expected is None:
         return DONE
     difference = first_difference([json.loads(line) for line in lines], expected)
-    typer.echo(difference or f"{len(lines)} lines identical", err=json_path == "-")
+    typer.echo(str(difference or "") or f"{len(lines)} lines identical", err=json_path == "-")
     return NO if difference else DONE

@@ -67,13 +67,13 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, `-` when unknown; never `100%` for a share below 1.
+    """A share as a percentage, `-` when unknown; neither `100%` nor `0%` when it is only close.
 
-    >>> percent(0.123), percent(0.99999), percent(1.0)
-    ('12.3%', '99.9%', '100%')
+    >>> percent(0.123), percent(0.99999), percent(1.0), percent(0.0001)
+    ('12.3%', '99.9%', '100%', '<0.1%')
     """
     if not math.isfinite(share):
         return "-"
     if share >= 0.9995:
         return "100%" if share >= 1 else "99.9%"
-    return f"{100 * share:.3g}%"
+    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"

@@ -1,0 +1,246 @@
+"""A step taken apart: every operator's time beside the hardware's limit, the memory account, the energy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from windtunnel.cost.memory import MemoryNeed, memory_need
+from windtunnel.cost.steps import StepCost, price_step
+from windtunnel.operators.batch import Batch
+from windtunnel.report import charts
+from windtunnel.report.json import plain
+from windtunnel.report.records import deployment_record
+from windtunnel.report.text import number, paragraph, percent, table
+from windtunnel.serving.result import Simulation
+from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.units import format_bytes, format_seconds, format_si
+
+_PROVENANCE = {
+    "measured": "from kernels measured on this device",
+    "calibrated": "calibrated on kernels measured on this device",
+    "datasheet": "from its datasheet and its family's constants (nobody has measured it)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One operator of the step, all its executions together, on one rank.
+
+    Attributes:
+        name: what it is, or `engine` for the host's own time.
+        count: executions in a forward pass.
+        seconds: predicted time; limit_s: speed of light.
+        bound_by: compute, memory, latency, link or host.
+        source: measured, calibrated, datasheet; `engine` for host time.
+        flops, bytes: work and traffic of the rank.
+    """
+
+    name: str
+    count: float
+    seconds: float
+    limit_s: float
+    bound_by: str
+    source: str
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One forward pass of one replica, from host to sampling.
+
+    Attributes:
+        what: the batch in words, for the heading.
+        rows: operators in order of execution, then waits; their seconds sum to `step.total_s`.
+        memory: memory of the worst rank.
+    """
+
+    deployment: DeploymentSpec
+    batch: Batch
+    what: str
+    step: StepCost
+    rows: tuple[Row, ...]
+    memory: MemoryNeed
+
+    @property
+    def seconds(self) -> float:
+        """Time of the pass."""
+        return self.step.total_s
+
+    @property
+    def interval_s(self) -> float:
+        """Time between passes when other batches keep the pipeline's stages busy."""
+        stages = self.step.stage_s
+        return max(*stages, self.step.host_s) if len(stages) > 1 else self.seconds
+
+
+def explain_step(deployment: DeploymentSpec, batch: Batch, what: str) -> Explanation:
+    """Price a step operator by operator.
+
+    Args:
+        deployment: what runs; one replica of it is looked at.
+        batch: the sums of the step.
+        what: the batch in words, for the heading.
+    """
+    step = price_step(deployment, batch)
+    rows: dict[str, Row] = {}
+    for one in step.operators:
+        name, n = one.operator.name, one.operator.count
+        old = rows.get(name, Row(name, 0.0, 0.0, 0.0, "", "", 0.0, 0.0))
+        rows[name] = Row(
+            name,
+            old.count + n,
+            old.seconds + one.seconds,
+            old.limit_s + one.limit_s,
+            one.cost.bound_by if one.seconds >= old.seconds else old.bound_by,
+            one.cost.source,
+            old.flops + n * one.cost.flops,
+            old.bytes + n * one.cost.bytes,
+        )
+    waits = (("kernel launches", step.launch_wait_s, "latency"), ("engine", step.host_s, "host"))
+    extra = [Row(name, 1.0, seconds, 0.0, bound, "engine", 0.0, 0.0) for name, seconds, bound in waits if seconds]
+    return Explanation(deployment, batch, what, step, (*rows.values(), *extra), memory_need(deployment))
+
+
+def mean_batch(simulation: Simulation, window_tokens: int = 0) -> Batch:
+    """The mean step of a run: its total work divided by its steps.
+
+    Context that a later chunk of a prompt reads again is left out, and so is work repeated after
+    a preemption; both are small beside the rest.
+    """
+    steps = max(1, int(simulation.steps.sum()))
+    done = simulation.finished
+    p = simulation.workload.prompt_tokens[done].astype(np.float64)
+    o = simulation.output_tokens[done].astype(np.float64)
+    new = np.maximum(p - simulation.cached_tokens[done], 1.0)
+    decodes, context = o - 1.0, (o - 1.0) * (p + o / 2.0)
+    start = p - new
+    pairs = new * start + new * (new + 1.0) / 2.0
+    windowed = windowed_pairs = 0.0
+    if window_tokens:
+        windowed = float(np.sum(decodes * np.minimum(p + o / 2.0, window_tokens)))
+        growing = np.clip(window_tokens - start, 0.0, new)
+        inside = growing * start + growing * (growing + 1.0) / 2.0
+        windowed_pairs = float(np.sum(inside + (new - growing) * window_tokens))
+
+    def per_step(total: float) -> int:
+        return round(total / steps)
+
+    prefill = per_step(float(new.sum()))
+    return Batch(
+        decode_requests=per_step(float(decodes.sum())),
+        decode_context_tokens=per_step(float(context.sum())),
+        decode_window_tokens=per_step(windowed),
+        prefill_requests=max(1, per_step(float(len(p)))) if prefill else 0,
+        prefill_tokens=prefill,
+        prefill_pairs=max(prefill, per_step(float(pairs.sum()))) if prefill else 0,
+        prefill_window_pairs=per_step(windowed_pairs),
+        prefill_context_tokens=max(prefill, per_step(float(p.sum()))) if prefill else 0,
+        sampled=max(1, per_step(float(o.sum()))),
+    )
+
+
+def step_chart(explanation: Explanation) -> charts.Chart:
+    """The step's operators as bars beside the hardware's limit."""
+    rows = explanation.rows
+    return charts.breakdown(
+        [row.name for row in rows],
+        [row.seconds for row in rows],
+        [row.limit_s for row in rows],
+        [row.bound_by for row in rows],
+    )
+
+
+def explain_text(explanation: Explanation) -> str:
+    """The step as text: headline, operators, energy, memory."""
+    e = explanation
+    share = e.step.limit_s / e.seconds if e.seconds else float("nan")
+    head = (
+        f"{e.what} on {_where(e.deployment)}: {format_seconds(e.seconds)} per step. The hardware's limit is "
+        f"{format_seconds(e.step.limit_s)} ({percent(share)} of it). Most of it waits for {_waits(e)}; "
+        f"prices are {_PROVENANCE[e.step.source]}."
+    )
+    return "\n\n".join([paragraph(head), _operators(e), _figures(e), _memory(e.memory)])
+
+
+def _where(deployment: DeploymentSpec) -> str:
+    plan = deployment.plan
+    one = plan.model_copy(update={"replicas": 1})
+    return f"{plan.accelerators_per_replica} x {deployment.accelerator.name} ({one.label()}), {deployment.model.name}"
+
+
+def _waits(e: Explanation) -> str:
+    time: Counter[str] = Counter()
+    for row in e.rows:
+        time[row.bound_by] += row.seconds  # type: ignore[assignment]
+    bound, seconds = time.most_common(1)[0]
+    words = {
+        "memory": "memory bandwidth",
+        "link": "links",
+        "host": "the engine on the host",
+        "latency": "launch latency",
+    }
+    return f"{words.get(bound, bound)} ({percent(seconds / e.seconds)})"
+
+
+def _operators(e: Explanation) -> str:
+    rows = [
+        (
+            row.name[:22],
+            format_seconds(row.seconds),
+            percent(row.seconds / e.seconds),
+            row.bound_by,
+            format_seconds(row.limit_s) if row.limit_s else "-",
+            format_si(row.flops, "FLOP") if row.flops else "-",
+            format_si(row.bytes, "B") if row.bytes else "-",
+        )
+        for row in sorted(e.rows, key=lambda row: -row.seconds)
+    ]
+    rows.append(("one step", format_seconds(e.seconds), "100%", "", format_seconds(e.step.limit_s), "", ""))
+    return table(("operator", "time", "share", "bound by", "limit", "work", "traffic"), rows, "<>><>>>")
+
+
+def _figures(e: Explanation) -> str:
+    said = [f"{number(e.step.energy_j)} J per step"]
+    if e.batch.sampled:
+        said.append(f"{number(e.step.energy_j / e.batch.sampled)} J per token out")
+        said.append(f"{number(e.batch.sampled / e.interval_s)} tokens out per second and replica")
+    text = "Energy and rate: " + ", ".join(said) + "."
+    if e.deployment.plan.pipeline_parallel > 1:
+        stages = e.deployment.plan.pipeline_parallel
+        text += f" The pass crosses {stages} stages, which serve {stages} batches at a time."
+    return paragraph(text)
+
+
+def _memory(need: MemoryNeed) -> str:
+    rows = [(row.name, format_bytes(row.bytes) if row.bytes > 0 else "-", row.how) for row in need.explain()]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"Memory of one accelerator ({format_bytes(need.device_bytes)})"]
+    lines += [paragraph(how, 0, f"  {name:{width}}  {size:>8}  ") for name, size, how in rows]
+    if not need.fits:
+        lines.append(paragraph(f"It {need.reason()}.", 2))
+    return "\n".join(lines)
+
+
+def explain_record(e: Explanation) -> dict[str, Any]:
+    """The explanation as a plain record."""
+    operators = [{**plain(row), "share": row.seconds / e.seconds} for row in e.rows]
+    need = e.memory
+    return {
+        "format": "windtunnel-explain-1",
+        "deployment": deployment_record(e.deployment),
+        "what": e.what,
+        "batch": plain(e.batch),
+        "seconds": e.seconds,
+        "limit_s": e.step.limit_s,
+        "joules": e.step.energy_j,
+        "stage_s": list(e.step.stage_s),
+        "host_s": e.step.host_s,
+        "source": e.step.source,
+        "operators": operators,
+        "memory": {**plain(need), "kv_bytes": need.kv_bytes, "taken_bytes": need.taken_bytes, "fits": need.fits},
+    }
