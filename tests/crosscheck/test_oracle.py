@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cases import KINDS, random_case
 from helpers import shared_file
-
 from windtunnel.serving.case import case_records, load_case, run_case
 from windtunnel.serving.case_diff import first_difference, read_lines
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cases import KINDS, random_case
-from helpers import shared_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenarios import digest, random_run
 
+from cases import KINDS, random_case
+from helpers import shared_file
+from scenarios import digest, random_run
 from windtunnel.serving.case import case_lines, load_case, run_case
 
 TESTS = Path(__file__).parents[1]

@@ -79,7 +79,7 @@ def settings_problems(settings: SchedulerSettings) -> list[Problem]:
                 got=str(settings.long_prefill_token_threshold),
             )
         )
-    if settings.max_num_batched_tokens < settings.max_num_seqs:
+    if 1 <= settings.max_num_batched_tokens < settings.max_num_seqs:
         problems.append(
             Problem(
                 f"must be at least max_num_seqs ({settings.max_num_seqs})",
@@ -87,7 +87,7 @@ def settings_problems(settings: SchedulerSettings) -> list[Problem]:
                 got=str(settings.max_num_batched_tokens),
             )
         )
-    if not settings.enable_chunked_prefill and settings.max_num_batched_tokens < settings.max_model_len:
+    if not settings.enable_chunked_prefill and 1 <= settings.max_num_batched_tokens < settings.max_model_len:
         problems.append(
             Problem(
                 f"must be at least max_model_len ({settings.max_model_len}) without chunked prefill",
