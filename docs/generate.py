@@ -13,7 +13,13 @@ DOCS = Path(__file__).parent
 
 def catalogue_page() -> str:
     """Every catalogue name, by kind."""
-    lines = ["# The catalogue", "", "Generated from the packaged data. `windtunnel catalogue KIND NAME` shows an entry", "with its sources.", ""]
+    lines = [
+        "# The catalogue",
+        "",
+        "Generated from the packaged data. `windtunnel catalogue KIND NAME` shows an entry",
+        "with its sources.",
+        "",
+    ]
     for kind in load.KINDS:
         entries = load.names(kind)
         lines += [f"## {kind} ({len(entries)})", ""]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from windtunnel.cost.build_surface import step_surface
+from windtunnel.cost.device import device_of
 from windtunnel.cost.limits import bounds
 from windtunnel.cost.memory import MemoryNeed, memory_need
 from windtunnel.cost.money import deployment_usd_per_h, usd_per_million_tokens
@@ -34,6 +35,7 @@ from windtunnel.search.rank import closest_of, ranked, with_reasons
 from windtunnel.search.result import Candidate, PlanResult
 from windtunnel.search.space import Unit, units
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.workload.summary import WorkloadSummary, summarise
 
 KEEP = 2.0
@@ -310,8 +312,28 @@ def search_plans(
         elapsed_s=time.perf_counter() - started,
         simulations=search.simulations + 1,
         interrupted=interrupted,
-        notes=notes,
+        notes=(*notes, *_notes(chosen)),
     )
+
+
+def _notes(chosen: Candidate | None) -> tuple[str, ...]:
+    """What a reader should know about the answer: fewer bits than published, costs from a datasheet alone."""
+    if chosen is None:
+        return ()
+    deployment, found = chosen.deployment, []
+    weights, native = deployment.plan.weight_dtype, deployment.model.dtype
+    if DTYPE_BYTES[weights] < DTYPE_BYTES[native]:
+        found.append(
+            f"{weights} weights change what the model says as well as its speed; only the speed is predicted "
+            f"(--precisions {native} keeps the published format)"
+        )
+    device = device_of(deployment.accelerator)
+    if device.provenance != "calibrated":
+        found.append(
+            f"no kernels of {deployment.accelerator.name} were measured: its costs use the constants of "
+            f"{device.inherited_from} with its datasheet's rates"
+        )
+    return tuple(found)
 
 
 def _front(candidates: tuple[Candidate, ...], question: Question) -> tuple[int, ...]:

@@ -49,9 +49,9 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """`2 x h100-sxm: TP2 x1 bf16`."""
-        plan = self.deployment.plan
-        return f"{plan.accelerators} x {self.deployment.accelerator.name}: {plan.label()}"
+        """`2 x h100-sxm: TP2 x1 bf16, 2048-token steps`."""
+        plan, budget = self.deployment.plan, self.deployment.engine.max_num_batched_tokens
+        return f"{plan.accelerators} x {self.deployment.accelerator.name}: {plan.label()}, {budget}-token steps"
 
 
 @dataclass(frozen=True, slots=True)

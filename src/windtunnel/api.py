@@ -1,0 +1,214 @@
+"""The library's front: one function per question, mirroring the command line.
+
+Names and paths are accepted wherever a spec is; all mistakes are raised together as a `SpecError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import Problem, SpecError
+from windtunnel.operators.batch import Batch
+from windtunnel.report.explain import Explanation
+from windtunnel.search.evaluate import Outcome
+from windtunnel.search.result import PlanResult
+from windtunnel.specs.accept import accept
+from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.hardware import AcceleratorSpec
+from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.slo import SloSpec
+from windtunnel.specs.workload import WorkloadSpec
+from windtunnel.workload.table import RequestTable
+
+Workload = str | Path | WorkloadSpec | RequestTable
+"""A catalogue name, a trace or YAML file, a spec, or the requests themselves."""
+
+
+def plan(
+    model: str | ModelSpec,
+    *,
+    accelerators: Sequence[str | AcceleratorSpec],
+    slo: str | SloSpec,
+    workload: Workload = "azure-conversation",
+    max_accelerators: int = 8,
+    engine: str | EngineSpec = "vllm",
+    precisions: Sequence[str] = ("bf16", "fp8"),
+    prices: Mapping[str, float] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> PlanResult:
+    """Which deployment carries this workload within these targets at the least cost?
+
+    Args:
+        model: catalogue name, Hugging Face id, path of a config.json or YAML, or a spec.
+        accelerators: candidates by name or spec.
+        slo: targets such as `"ttft_p99<2s,tpot_p99<50ms"`.
+        workload: the traffic.
+        max_accelerators: most accelerators of one kind.
+        engine: settings that every candidate starts from.
+        precisions: weight formats to try; fewer bits change what the model says, not only its speed.
+        prices: your own US dollars per accelerator and hour, by accelerator name.
+        progress: called with (done, all, candidate).
+
+    Returns:
+        Every candidate with its outcome and reason; `pick` is the cheapest that holds the targets.
+
+    Raises:
+        SpecError: a name or value that cannot be used.
+        TraceError: a trace that cannot be read.
+    """
+    from windtunnel.search.plan import search_plans
+    from windtunnel.search.question import Question
+
+    if max_accelerators < 1:
+        raise SpecError(Problem("must be at least 1", path="max_accelerators", got=str(max_accelerators)))
+    with accept() as take:
+        found_model = take.model(model)
+        devices = tuple(take.accelerator(one) for one in accelerators)
+        found_engine = take.engine(engine)
+        targets = take.slo(slo)
+    table, name, notes = _traffic(workload)
+    question = Question(
+        model=found_model,
+        workload=table,
+        slo=targets,
+        accelerators=devices,
+        max_accelerators=max_accelerators,
+        engine=found_engine,
+        precisions=tuple(precisions),
+        prices=dict(prices or {}),
+    )
+    return search_plans(question, workload_name=name, notes=notes, progress=progress)
+
+
+def simulate(
+    deployment: DeploymentSpec,
+    workload: Workload = "azure-conversation",
+    *,
+    slo: str | SloSpec | None = None,
+    router: str = "least_outstanding",
+    seed: int = 0,
+    record_steps: bool = False,
+    sample_interval_s: float | None = None,
+) -> Outcome:
+    """What happens to this traffic on this deployment?
+
+    Args:
+        deployment: from `windtunnel.deployment(...)`.
+        workload: the traffic.
+        slo: targets, for attainment and goodput.
+        router: routing policy between replicas.
+        seed: of everything random.
+        record_steps: keep one row per step.
+        sample_interval_s: keep the cluster's state at this interval, seconds.
+
+    Returns:
+        `simulation` (one row per request) and `metrics`.
+
+    Raises:
+        InfeasibleError: the deployment does not fit in memory; the message shows the sum.
+    """
+    from windtunnel.cost.memory import memory_need
+    from windtunnel.search.evaluate import evaluate
+
+    table, _, _ = _traffic(workload)
+    memory = memory_need(deployment)
+    memory.check(f"{deployment.model.name} on {deployment.accelerator.name} ({deployment.plan.label()})")
+    with accept() as take:
+        targets = take.slo(slo) if slo is not None else SloSpec()
+    return evaluate(
+        deployment,
+        table,
+        targets,
+        router=router,
+        seed=seed,
+        memory=memory,
+        record_steps=record_steps,
+        sample_interval_s=sample_interval_s,
+        give_up=False,
+    )
+
+
+def explain(deployment: DeploymentSpec, batch: Batch) -> Explanation:
+    """Where does the time, memory and energy of one step go, and how far is that from the hardware's limit?
+
+    Args:
+        deployment: what runs.
+        batch: from `decode_batch(...)`, `prefill_batch(...)` or their sum.
+    """
+    from windtunnel.report.explain import explain_step
+
+    return explain_step(deployment, batch, "The step")
+
+
+def schedule(case: str | Path) -> list[dict[str, Any]]:
+    """What would the scheduler do, step by step?
+
+    Args:
+        case: a JSON file with the scheduler's settings, a linear step cost and requests.
+
+    Returns:
+        One record per step and a last one with the requests' times.
+    """
+    from windtunnel.serving.case import case_records, load_case, run_case
+
+    found = load_case(Path(case))
+    return list(case_records(found, run_case(found)))
+
+
+def catalogue(kind: str) -> tuple[str, ...]:
+    """Names of what is known: models, accelerators, nodes, fabrics, engines or workloads."""
+    from windtunnel.errors import nearest
+    from windtunnel.specs.load import KINDS, names
+
+    if kind not in KINDS:
+        raise SpecError(Problem("unknown kind", "catalogue", "", repr(kind), ", ".join(KINDS), nearest(kind, KINDS)))
+    return names(kind)
+
+
+def show(result: PlanResult | Outcome | Explanation) -> str:
+    """A result as text for a terminal, as the command line prints it."""
+    from windtunnel.report.explain import explain_text
+    from windtunnel.report.facts import facts
+    from windtunnel.report.terminal import facts_table, plan_text
+
+    if isinstance(result, PlanResult):
+        return plan_text(result)
+    if isinstance(result, Outcome):
+        return facts_table(facts(result.metrics, SloSpec()))
+    return explain_text(result)
+
+
+def save(result: PlanResult | Outcome | Explanation, path: str | Path) -> Path:
+    """Write a result, whole or not at all, as `.json`; a plan also as `.html` with charts.
+
+    Raises:
+        SpecError: the suffix is not one that this result can be written as.
+    """
+    from windtunnel.report.explain import explain_record
+    from windtunnel.report.files import write_atomic
+    from windtunnel.report.json import to_json
+    from windtunnel.report.plan_page import plan_html
+    from windtunnel.report.records import plan_record
+
+    suffix = Path(path).suffix
+    if isinstance(result, PlanResult) and suffix == ".html":
+        return write_atomic(path, plan_html(result))
+    if suffix != ".json":
+        allowed = ".json or .html" if isinstance(result, PlanResult) else ".json"
+        raise SpecError(Problem("cannot write this kind of file", path=str(path), got=repr(suffix), allowed=allowed))
+    if isinstance(result, PlanResult):
+        return write_atomic(path, to_json(plan_record(result)))
+    record = result.metrics.as_dict() if isinstance(result, Outcome) else explain_record(result)
+    return write_atomic(path, to_json(record))
+
+
+def _traffic(workload: Workload) -> tuple[RequestTable, str, tuple[str, ...]]:
+    from windtunnel.workload.load import load_workload
+
+    if isinstance(workload, RequestTable):
+        return workload, "workload", ()
+    found = load_workload(workload)
+    return found.table, found.name, found.notes
