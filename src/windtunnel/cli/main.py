@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli import catalogue, common, explain, schedule, simulate
+from windtunnel.cli import catalogue, common, explain, plan, schedule, simulate
 
 app = typer.Typer(
     name="windtunnel",
@@ -39,6 +39,7 @@ def _top(
     pass
 
 
+app.command("plan", short_help="Which deployment serves this traffic at least cost?")(plan.plan)
 app.command("simulate", short_help="What happens to this traffic on this deployment?")(simulate.simulate)
 app.command("explain", short_help="Where do a step's time, memory and energy go?")(explain.explain)
 app.command("schedule", short_help="What would the scheduler do, step by step?")(schedule.schedule)

@@ -6,6 +6,13 @@ from typing import Annotated
 
 import typer
 
+ROUTERS = ("round_robin", "random", "least_outstanding", "least_kv", "power_of_two")
+"""Routing policies, as `windtunnel.serving.routing` names them (importing that would import the compiler)."""
+
+Router = Annotated[
+    str | None,
+    typer.Option("--router", metavar="NAME", help=f"Between replicas: {', '.join(ROUTERS)}."),
+]
 Model = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="Catalogue name, Hugging Face id, .yaml or config.json.")
 ]

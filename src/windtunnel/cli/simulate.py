@@ -15,8 +15,6 @@ from windtunnel.cli.traffic import TRAFFIC, read_traffic
 if TYPE_CHECKING:
     from windtunnel.report.run import Run
 
-ROUTERS = ("round_robin", "random", "least_outstanding", "least_kv", "power_of_two")
-
 
 @command
 def simulate(
@@ -42,9 +40,7 @@ def simulate(
     max_num_batched_tokens: options.MaxBatched = None,
     max_model_len: options.MaxModelLen = None,
     gpu_memory_utilization: options.MemoryUtilization = None,
-    router: Annotated[
-        str | None, typer.Option("--router", metavar="NAME", help=f"One of {', '.join(ROUTERS)}.")
-    ] = None,
+    router: options.Router = None,
     price: options.Price = None,
     settings: options.Settings = None,
     json_path: options.Json = None,
@@ -72,7 +68,7 @@ def simulate(
     loaded = read_traffic(given, seed)
     targets = given.slo()
     prices = given.prices()
-    router = given.choice("router", "least_outstanding", ROUTERS)
+    router = given.choice("router", "least_outstanding", options.ROUTERS)
     given.check()
     assert found is not None
     assert loaded is not None

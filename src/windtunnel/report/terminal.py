@@ -122,7 +122,8 @@ def runners_up(result: PlanResult, top: int) -> list[Candidate]:
     wanted = "meets" if result.pick is not None else "misses"
     others = [c for c in result.candidates if c is not chosen and c.outcome == wanted]
     seen: set[tuple[str, int]] = set()
-    varied, rest = [], []
+    varied: list[Candidate] = []
+    rest: list[Candidate] = []
     for candidate in others:
         key = (candidate.deployment.accelerator.name, candidate.deployment.plan.accelerators)
         (rest if key in seen else varied).append(candidate)
