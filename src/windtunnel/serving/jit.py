@@ -75,6 +75,8 @@ def cached_entry(function: F) -> F:
         config.CACHE_DIR = str(Path(before) / _source_digest())
     try:
         compiled: F = numba.njit(function, cache=True, **_OPTIONS)
+    except (RuntimeError, OSError):  # nowhere to write: compile in every process
+        compiled = numba.njit(function, **_OPTIONS)
     finally:
         config.CACHE_DIR = before
     return compiled
@@ -84,8 +86,8 @@ def announce_compilation(entry: Any) -> None:
     """Say on stderr that a wait is coming when nothing compiled is at hand."""
     if DISABLED or entry.signatures:
         return
-    folder = Path(entry.stats.cache_path)
-    if not any(folder.glob("*.nbc")):
+    folder = entry.stats.cache_path
+    if not folder or not any(Path(folder).glob("*.nbc")):
         print("compiling the simulator, once", file=sys.stderr, flush=True)
 
 

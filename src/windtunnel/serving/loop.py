@@ -218,29 +218,6 @@ def _end(
 
 
 @inlined
-def _start(
-    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
-    token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, batches: Any, entries: Any, log: Any, steps: Any,
-    r: int,
-) -> bool:  # fmt: skip
-    """Compose and price a step that starts now. False when there is nothing to do."""
-    first_entry, first_preempted = world.entries, world.preempted
-    compose(world, requests, replica, slots, phase, blocks, cells, segments, log)
-    if replica.step_tokens == 0 and replica.step_preempted == 0:
-        return False
-    end_s = time_step(world, replica, token_cost, sample_cost, decode_cost, stages, world.now_s)
-    replica.steps += 1
-    replica.tokens += replica.step_tokens
-    if world.recording:
-        log_start(world, steps, replica, r, end_s, first_entry, first_preempted)
-    if world.stages == 1:
-        replica.end_s = end_s
-    else:
-        _note_batch(world, requests, replica, slots, batches, entries, end_s)
-    return True
-
-
-@inlined
 def _undisturbed(world: Any, replicas: Any, replica: Any) -> bool:
     """Whether nothing can happen to the replica before or at the end of its step."""
     end = replica.end_s
@@ -267,10 +244,19 @@ def _drive(
             world.status = NEED_SPACE
             replica.pending_s = world.now_s
             return
-        started = _start(
-            world, requests, replica, slots, phase, blocks, cells, segments,
-            token_cost, sample_cost, decode_cost, stages, batches, entries, log, steps, r,
-        )  # fmt: skip
+        first_entry, first_preempted = world.entries, world.preempted
+        compose(world, requests, replica, slots, phase, blocks, cells, segments, log)
+        started = replica.step_tokens > 0 or replica.step_preempted > 0
+        if started:
+            end_s = time_step(world, replica, token_cost, sample_cost, decode_cost, stages, world.now_s)
+            replica.steps += 1
+            replica.tokens += replica.step_tokens
+            if world.recording:
+                log_start(world, steps, replica, r, end_s, first_entry, first_preempted)
+            if world.stages > 1:
+                _note_batch(world, requests, replica, slots, batches, entries, end_s)
+            else:
+                replica.end_s = end_s
         if world.stages > 1:
             if started and replica.in_flight < world.stages:
                 continue
