@@ -21,11 +21,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from windtunnel.cost.surface import StepSurface, context_grid
-from windtunnel.serving.run import SchedulerSettings, Simulation, run
+from windtunnel.serving.run import SchedulerSettings, run
 from windtunnel.workload.table import RequestTable, request_table
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
@@ -117,32 +118,30 @@ def settings(**changes: object) -> SchedulerSettings:
     return SchedulerSettings(**(given | changes))  # type: ignore[arg-type]
 
 
-def _azure() -> Callable[[], Simulation]:
-    table, surface = azure_hour(), h100_8b_surface()
-    return lambda: run(table, surface, settings())
+Arguments = tuple[RequestTable, SchedulerSettings, dict[str, Any]]
 
 
-def _azure_50() -> Callable[[], Simulation]:
-    table, surface = tiled(azure_hour(), 50), h100_8b_surface()
-    return lambda: run(table, surface, settings())
+def _azure() -> Arguments:
+    return azure_hour(), settings(), {}
 
 
-def _cluster() -> Callable[[], Simulation]:
-    table, surface = tiled(azure_hour(), 52, HOUR_S / 64), h100_8b_surface()
-    return lambda: run(table, surface, settings(), replicas=64, router="least_outstanding")
+def _azure_50() -> Arguments:
+    return tiled(azure_hour(), 50), settings(), {}
 
 
-def _mooncake() -> Callable[[], Simulation]:
-    table, surface = mooncake(), h100_8b_surface()
-    return lambda: run(table, surface, settings(enable_prefix_caching=True, num_blocks=60_000), replicas=8)
+def _cluster() -> Arguments:
+    return tiled(azure_hour(), 52, HOUR_S / 64), settings(), {"replicas": 64, "router": "least_outstanding"}
 
 
-def _tight() -> Callable[[], Simulation]:
-    table, surface = azure_hour().with_rate(3.0), h100_8b_surface()
-    return lambda: run(table, surface, settings(num_blocks=1_500))
+def _mooncake() -> Arguments:
+    return mooncake(), settings(enable_prefix_caching=True, num_blocks=60_000), {"replicas": 8}
 
 
-WORKLOADS: dict[str, tuple[str, Callable[[], Callable[[], Simulation]]]] = {
+def _tight() -> Arguments:
+    return azure_hour().with_rate(3.0), settings(num_blocks=1_500), {}
+
+
+WORKLOADS: dict[str, tuple[str, Callable[[], Arguments]]] = {
     "azure": ("Azure conversation hour, 1 replica", _azure),
     "azure-x50": ("the same x 50", _azure_50),
     "cluster": ("1.007 M requests, 64 replicas, least outstanding", _cluster),
@@ -151,15 +150,15 @@ WORKLOADS: dict[str, tuple[str, Callable[[], Callable[[], Simulation]]]] = {
 }
 
 
-def measure(name: str, repeats: int) -> dict[str, float]:
+def measure(name: str) -> dict[str, float]:
     """Best wall time of a workload and this process's peak memory."""
-    simulate = WORKLOADS[name][1]()
-    small = request_table([0.0], [8], [2])
-    run(small, h100_8b_surface(), settings())  # load or compile
+    table, limits, options = WORKLOADS[name][1]()
+    surface = h100_8b_surface()
+    run(request_table([0.0], [8], [2]), surface, settings())  # load or compile
     best = float("inf")
-    for _ in range(repeats):
+    for _ in range(10 if name in ("azure", "tight") else 3):
         began = time.perf_counter()
-        result = simulate()
+        result = run(table, surface, limits, **options)
         best = min(best, time.perf_counter() - began)
     return {
         "seconds": best,
@@ -169,6 +168,29 @@ def measure(name: str, repeats: int) -> dict[str, float]:
         "hit_share": result.prefix_hits / max(result.prefix_queries, 1),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def start_of(table: RequestTable, count: int) -> RequestTable:
+    """The first requests of a workload."""
+    last = table.segment_offset[count] if table.shares_prefixes else 0
+    return request_table(
+        table.arrival_s[:count],
+        table.prompt_tokens[:count],
+        table.output_tokens[:count],
+        segments=(table.segment_offset[: count + 1], table.segment_id[:last], table.segment_tokens[:last])
+        if table.shares_prefixes
+        else None,
+    )
+
+
+def uncompiled(name: str) -> float:
+    """Seconds per step of this process (plain Python when JIT is off) on a workload's first requests."""
+    table, limits, options = WORKLOADS[name][1]()
+    few, surface = start_of(table, 40 if name == "mooncake" else 150), h100_8b_surface()
+    run(request_table([0.0], [8], [2]), surface, settings())
+    began = time.perf_counter()
+    steps = int(run(few, surface, limits, **options).steps.sum())
+    return (time.perf_counter() - began) / steps
 
 
 def threads_ratio() -> float:
@@ -206,16 +228,7 @@ def growth() -> list[tuple[int, float]]:
     return curve
 
 
-def uncompiled() -> float:
-    """Seconds of plain Python for the first 200 requests of the hour, per step."""
-    hour = azure_hour()
-    table = request_table(hour.arrival_s[:200], hour.prompt_tokens[:200], hour.output_tokens[:200])
-    began = time.perf_counter()
-    result = run(table, h100_8b_surface(), settings())
-    return (time.perf_counter() - began) / int(result.steps.sum())
-
-
-def _child(what: str, *, jit: bool = True) -> object:
+def _child(what: str, *, jit: bool = True) -> Any:
     environment = os.environ | ({} if jit else {"NUMBA_DISABLE_JIT": "1"})
     command = [sys.executable, __file__, "--child", what]
     return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
@@ -223,39 +236,42 @@ def _child(what: str, *, jit: bool = True) -> object:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=[*WORKLOADS, "threads", "growth", "uncompiled"])
+    parser.add_argument("--only", choices=[*WORKLOADS, "threads", "growth"])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child")
     arguments = parser.parse_args()
-    extra: dict[str, Callable[[], object]] = {"threads": threads_ratio, "growth": growth, "uncompiled": uncompiled}
     if arguments.child:
-        name = arguments.child
-        print(json.dumps(extra[name]() if name in extra else measure(name, 5 if name == "azure" else 2)))
+        what, _, name = arguments.child.partition(":")
+        extra: dict[str, Callable[[], object]] = {"threads": threads_ratio, "growth": growth}
+        answer = extra[what]() if what in extra else {"measure": measure, "uncompiled": uncompiled}[what](name)
+        print(json.dumps(answer))
         return
-    names = [arguments.only] if arguments.only else [*WORKLOADS, "threads", "growth", "uncompiled"]
-    results = {name: _child(name, jit=name != "uncompiled") for name in names}
+    results: dict[str, Any] = {}
+    for name in [arguments.only] if arguments.only else [*WORKLOADS, "threads", "growth"]:
+        if name in WORKLOADS:
+            results[name] = _child(f"measure:{name}")
+            results[name]["uncompiled_step_s"] = _child(f"uncompiled:{name}", jit=False)
+        else:
+            results[name] = _child(name)
+        if not arguments.json:
+            _print(name, results[name])
     if arguments.json:
         print(json.dumps(results, indent=2))
-        return
-    _print(results)
 
 
-def _print(results: dict[str, object]) -> None:
-    slow = results.get("uncompiled")
-    for name, row in results.items():
-        if not isinstance(row, dict):
-            continue
-        per_step = row["seconds"] / row["steps"]
-        ratio = f", {slow / per_step:,.0f} x plain Python" if isinstance(slow, float) else ""
+def _print(name: str, row: Any) -> None:
+    if name == "threads":
+        print(f"two runs on two threads: {row:.2f} x as fast as one after the other")
+    elif name == "growth":
+        print("seconds against requests: " + ", ".join(f"{n:,}: {seconds:.3f}" for n, seconds in row))
+    else:
+        ratio = row["uncompiled_step_s"] * row["steps"] / row["seconds"]
         print(
-            f"{WORKLOADS[name][0]:<50} {row['seconds']:8.3f} s  {row['requests'] / row['seconds']:>12,.0f} requests/s  "
-            f"{row['steps'] / row['seconds']:>13,.0f} steps/s  {row['peak_mib']:6.0f} MiB{ratio}"
-            f"  ({row['preemptions']} preemptions, {row['hit_share']:.0%} of prefix tokens found)"
+            f"{WORKLOADS[name][0]:<50} {row['seconds']:7.3f} s {row['requests'] / row['seconds']:>11,.0f} requests/s "
+            f"{row['steps'] / row['seconds']:>12,.0f} steps/s {row['peak_mib']:5.0f} MiB {ratio:>7,.0f} x plain Python"
+            f" ({row['preemptions']} preemptions, {row['hit_share']:.0%} of prefix tokens found)",
+            flush=True,
         )
-    if "threads" in results:
-        print(f"two runs on two threads: {results['threads']:.2f} x one after the other")
-    if isinstance(results.get("growth"), list):
-        print("seconds against requests: " + ", ".join(f"{n:,}: {s:.3f}" for n, s in results["growth"]))  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
