@@ -31,16 +31,23 @@ from windtunnel.search.capacity import bracket
 from windtunnel.search.evaluate import Outcome, evaluate
 from windtunnel.search.pareto import pareto_front
 from windtunnel.search.question import Question
-from windtunnel.search.rank import closest_of, ranked, with_reasons
+from windtunnel.search.rank import closest_of, missed, ranked, with_reasons
 from windtunnel.search.result import Candidate, PlanResult
+from windtunnel.search.screen import opening, refuted
 from windtunnel.search.space import Unit, units
+from windtunnel.search.within import model_bounds
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.workload.summary import WorkloadSummary, summarise
+from windtunnel.workload.table import RequestTable
 
-KEEP = 2.0
+KEEP = 1.5
 """Candidates whose bound costs more than this many times the best known plan are not simulated."""
-WITH_CAPACITY = 6
+DRAIN_S = 60.0
+"""Backlog beyond the targets that may be left to work off when the last request has arrived, seconds."""
+WAVE = 8
+"""Candidates simulated side by side before the best known cost is updated, so that no answer depends on timing."""
+WITH_CAPACITY = 4
 """How many of the best candidates get their capacity bracketed."""
 SAMPLES = 400
 """Points of the winner's time series."""
@@ -73,6 +80,7 @@ class Search:
         self.progress = progress
         self.workers = workers
         self.summary: WorkloadSummary = summarise(question.workload)
+        self.opening = opening(question.workload)
         self.best_usd_per_h = math.inf
         self.simulations = 0
         self.done = 0
@@ -119,28 +127,58 @@ class Search:
 
     def _solve(self, bounded: Bounded) -> Candidate:
         """The fewest replicas that hold every target, each try a whole simulation."""
+        surface = step_surface(bounded.unit)
+        tightened = self._tightened(bounded, surface)
+        if isinstance(tightened, Candidate):
+            return tightened
+        bounded = tightened
         if bounded.least_usd_per_h > KEEP * self.best_usd_per_h:
             reason = (
-                f"costs at least ${bounded.least_usd_per_h:.2f}/h even at the hardware's limit, "
+                f"costs at least ${bounded.least_usd_per_h:.2f}/h even when always busy, "
                 f"more than {KEEP:g} times a known plan"
             )
             fewest = _with_replicas(bounded.unit, bounded.fewest)
             return Candidate(fewest, "dominated", reason, bounded.least_usd_per_h, bounded.memory)
-        surface = step_surface(bounded.unit)
         tried: dict[int, Outcome] = {}
 
         def holds(replicas: int) -> bool:
             if replicas not in tried:
                 deployment = _with_replicas(bounded.unit, replicas)
+                last = replicas == bounded.most
+                if not last and self._refuted(deployment, surface, bounded.memory):
+                    return False
                 tried[replicas] = self._simulate(deployment, surface, bounded.memory)
             return tried[replicas].metrics.meets(self.question.slo)
 
+        affordable = math.floor(KEEP * self.best_usd_per_h / bounded.usd_per_h) if self.best_usd_per_h < math.inf else 0
+        capped = 0 < affordable < bounded.most
+        if capped:
+            bounded = replace(bounded, most=max(affordable, bounded.fewest))
         replicas = self._fewest(holds, bounded)
         candidate = self._candidate(_with_replicas(bounded.unit, replicas), bounded, tried[replicas])
-        if candidate.outcome == "meets":
-            with self._lock:
-                self.best_usd_per_h = min(self.best_usd_per_h, candidate.usd_per_h)
+        if candidate.outcome == "misses" and capped:
+            reason = (
+                f"{missed(candidate, self.question.slo)}; more replicas would cost over {KEEP:g} times a known plan"
+            )
+            return replace(candidate, outcome="dominated", reason=reason)
         return candidate
+
+    def _tightened(self, bounded: Bounded, surface: StepSurface) -> Bounded | Candidate:
+        """The bounds of the cost model: more replicas at least, or out for good."""
+        limit = model_bounds(surface, self.question.workload)
+        for target in self.question.slo.targets:
+            if target.metric == "tpot" and limit.tpot_s >= target.limit_s and not self.question.slo.attainment:
+                break
+        else:
+            longest_s = max((target.limit_s for target in self.question.slo.targets), default=0.0)
+            span_s = self.summary.duration_s + DRAIN_S + longest_s
+            fewest = max(bounded.fewest, math.ceil(limit.busy_s / span_s - 1e-9) if self.summary.rate_per_s > 0 else 1)
+            if fewest <= bounded.most:
+                return replace(bounded, fewest=fewest)
+            reason = f"needs at least {fewest} replicas even when always busy, {bounded.most} are allowed"
+            return Candidate(bounded.unit, "dominated", reason, bounded.usd_per_h, bounded.memory)
+        reason = f"TPOT cannot go below {limit.tpot_s * 1e3:.1f} ms even for a single request"
+        return Candidate(bounded.unit, "dominated", reason, bounded.usd_per_h, bounded.memory)
 
     def _fewest(self, holds: Callable[[int], bool], bounded: Bounded) -> int:
         """Grow from the bound until the targets hold, then bisect; the most allowed when they never do."""
@@ -154,13 +192,26 @@ class Search:
             low, high = (low, middle) if holds(middle) else (middle, high)
         return high
 
-    def _simulate(self, deployment: DeploymentSpec, surface: StepSurface, memory: MemoryNeed) -> Outcome:
+    def _refuted(self, deployment: DeploymentSpec, surface: StepSurface, memory: MemoryNeed) -> bool:
+        """Whether the opening of the workload alone already breaks a target."""
+        if self.opening is None:
+            return False
+        outcome = self._simulate(deployment, surface, memory, self.opening)
+        return refuted(outcome.simulation, self.question.workload, self.question.slo)
+
+    def _simulate(
+        self,
+        deployment: DeploymentSpec,
+        surface: StepSurface,
+        memory: MemoryNeed,
+        workload: RequestTable | None = None,
+    ) -> Outcome:
         with self._lock:
             self.simulations += 1
         question = self.question
         return evaluate(
             deployment,
-            question.workload,
+            question.workload if workload is None else workload,
             question.slo,
             router=question.router,
             seed=question.seed,
@@ -198,19 +249,12 @@ class Search:
         question = self.question
 
         def holds_at(multiplier: float) -> bool:
-            with self._lock:
-                self.simulations += 1
             faster = question.workload.with_rate(multiplier)
-            outcome = evaluate(
-                candidate.deployment,
-                faster,
-                question.slo,
-                router=question.router,
-                seed=question.seed,
-                surface=surface,
-                memory=memory,
-            )
-            return outcome.metrics.meets(question.slo)
+            if self.opening is not None:
+                start = self._simulate(candidate.deployment, surface, memory, self.opening.with_rate(multiplier))
+                if refuted(start.simulation, faster, question.slo):
+                    return False
+            return self._simulate(candidate.deployment, surface, memory, faster).metrics.meets(question.slo)
 
         found = bracket(holds_at, holds_at_start=True)
         return replace(candidate, capacity_per_s=found.holds * self.summary.rate_per_s)
@@ -231,20 +275,30 @@ class Search:
 
         interrupted = False
         with ThreadPoolExecutor(self.workers) as pool:
-            futures: list[Future[None]] = [pool.submit(one, index) for index in range(len(todo))]
-            try:
-                for future in futures:
-                    future.result()
-            except KeyboardInterrupt:
-                interrupted = True
-                self.stopped.set()
-                for future in futures:
-                    future.cancel()
-            except BaseException:
-                self.stopped.set()
-                raise
+            for start in range(0, len(todo), WAVE):
+                futures = [pool.submit(one, index) for index in range(start, min(start + WAVE, len(todo)))]
+                interrupted = self._wait(futures)
+                if interrupted:
+                    break
+                known = [c.usd_per_h for c in results[start : start + WAVE] if c is not None and c.outcome == "meets"]
+                self.best_usd_per_h = min([self.best_usd_per_h, *known])
         skipped = [result or _skipped(item) for result, item in zip(results, todo, strict=True)]
         return skipped, interrupted
+
+    def _wait(self, futures: list[Future[None]]) -> bool:
+        """Wait for a wave; True when the user interrupted it."""
+        try:
+            for future in futures:
+                future.result()
+        except KeyboardInterrupt:
+            self.stopped.set()
+            for future in futures:
+                future.cancel()
+            return True
+        except BaseException:
+            self.stopped.set()
+            raise
+        return False
 
 
 def _label(item: object) -> str:
