@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.cli.given import Given
+from windtunnel.errors import Problem
 
 if TYPE_CHECKING:
     from windtunnel.specs.deployment import DeploymentSpec
@@ -26,6 +28,8 @@ ENGINE = {
     "gpu_memory_utilization": "memory_utilization",
 }
 """Flags and the engine's fields they set."""
+_COMMAND_LINE = "command line"
+"""Stands for the file where a deployment comes from flags."""
 DEPLOYMENT = ("deployment", "model", "accelerator", "node", "engine", *PLAN, *ENGINE)
 """Fields that say what is deployed."""
 
@@ -36,6 +40,7 @@ def read_deployment(given: Given) -> DeploymentSpec | None:
     from windtunnel.specs.load import read_yaml
 
     file = given.text("deployment")
+    before = len(given.problems)
     data: dict[str, Any] = {}
     found = None
     with given:
@@ -48,8 +53,20 @@ def read_deployment(given: Given) -> DeploymentSpec | None:
             if name not in data:
                 given.wrong(name, "is missing", f"a name from `windtunnel catalogue {name}s`, or --deployment FILE")
         if "model" in data and "accelerator" in data:
-            found = deployment_of(_with_flags(data, given), file or "command line")
+            found = deployment_of(_with_flags(data, given), file or _COMMAND_LINE)
+    given.problems[before:] = [_at_flag(problem) for problem in given.problems[before:]]
     return found
+
+
+def _at_flag(problem: Problem) -> Problem:
+    """A problem that names the flag, where the value came from the command line."""
+    place = ": ".join(part for part in (problem.file, problem.path) if part)
+    if not place.startswith(_COMMAND_LINE):
+        return problem
+    field = place.removeprefix(_COMMAND_LINE).replace(": ", ".").strip(".")
+    flags = {f"plan.{name}": flag for flag, name in PLAN.items()} | {f"engine.{name}": f for f, name in ENGINE.items()}
+    flag = flags.get(field, field.split(".")[0])
+    return replace(problem, file="--" + flag.replace("_", "-"), path="")
 
 
 def _with_flags(data: dict[str, Any], given: Given) -> dict[str, Any]:

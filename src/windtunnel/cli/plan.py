@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from windtunnel.search.result import PlanResult
     from windtunnel.workload.load import LoadedWorkload
 
-MODEL = "meta-llama/Llama-3.1-70B-Instruct"
-ACCELERATORS = "h100-sxm,h200-sxm,a100-80g-sxm"
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+ACCELERATORS = "l40s,a100-80g-sxm,h100-sxm"
+MAX_GPUS = 4
 SLO = "ttft_p99<2s,tpot_p99<50ms"
 FIELDS = (
     "model", "accelerator", "max_gpus", "slo", "engine", "precisions", "token_budgets", "max_num_seqs",
@@ -41,7 +42,7 @@ def plan(
         str | None, typer.Option("--accelerator", metavar="A,B", help=f"Candidates. Default {ACCELERATORS}.")
     ] = None,
     max_gpus: Annotated[
-        int | None, typer.Option("--max-gpus", metavar="N", help="Most accelerators of one kind. Default 16.")
+        int | None, typer.Option("--max-gpus", metavar="N", help=f"Most accelerators of one kind. Default {MAX_GPUS}.")
     ] = None,
     slo: options.Slo = None,
     engine: options.Engine = None,
@@ -102,15 +103,10 @@ def _question(given: Given, loaded: LoadedWorkload | None) -> Question | None:
             accelerators.append(load("accelerators", name, given.where("accelerator")))
     with given:
         engine = load("engines", given.text("engine", "vllm"), given.where("engine"))
-    asked = {
-        "slo": given.slo(SLO),
-        "max_accelerators": given.whole("max_gpus", 16),
-        "precisions": _precisions(given),
-        "token_budgets": _budgets(given),
-        "prices": given.prices(),
-        "router": given.choice("router", "least_outstanding", options.ROUTERS),
-        "seed": given.whole("seed", 0, 0),
-    }
+    slo, prices = given.slo(SLO), given.prices()
+    most, seed = given.whole("max_gpus", MAX_GPUS), given.whole("seed", 0, 0)
+    precisions, budgets = _precisions(given), _budgets(given)
+    router = given.choice("router", "least_outstanding", options.ROUTERS)
     settings = {"max_num_seqs": given.whole("max_num_seqs", 256)} if given.has("max_num_seqs") else {}
     share = given.positive("gpu_memory_utilization", 1.0)
     if given.problems or loaded is None:
@@ -119,7 +115,7 @@ def _question(given: Given, loaded: LoadedWorkload | None) -> Question | None:
     assert engine is not None
     engine = engine.model_copy(update={**settings, **({"memory_utilization": share} if share else {})})
     table, _ = clip(loaded.table, model.max_context_tokens)
-    return Question(model, table, accelerators=tuple(accelerators), engine=engine, **asked)
+    return Question(model, table, slo, tuple(accelerators), most, engine, precisions, budgets, prices, router, seed)
 
 
 def _precisions(given: Given) -> tuple[str, ...]:

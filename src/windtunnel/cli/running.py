@@ -45,7 +45,8 @@ def run_deployment(
     table, clipped = clip(loaded.table, deployment.max_model_len)
     fitted = _fitted_context(deployment, int((table.prompt_tokens + table.output_tokens).max()))
     memory = memory_need(fitted)
-    memory.check(f"{deployment.model.name} on {deployment.plan.label()} of {deployment.accelerator.name}")
+    plan = deployment.plan
+    memory.check(f"{deployment.model.name} on {plan.accelerators} x {deployment.accelerator.name} ({plan.label()})")
     done = evaluate(
         fitted,
         table,

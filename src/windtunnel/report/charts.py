@@ -73,10 +73,17 @@ def front(points: Sequence[Point], latency_name: str, limit_s: float = math.nan)
         )  # fmt: skip
     layout = {
         "xaxis": {"title": {"text": "dollars per hour"}, "tickprefix": "$", "rangemode": "tozero"},
-        "yaxis": {"title": {"text": f"{latency_name}, ms"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": f"{latency_name}, ms"}, **_latency_range(shown, limit_s)},
         **_limit_lines([limit_s * 1e3], across="y"),
     }
     return {"data": data, "layout": layout}
+
+
+def _latency_range(points: Sequence[Point], limit_s: float) -> Chart:
+    """The axis from zero to a little above the slowest, but not far beyond the target."""
+    if math.isfinite(limit_s) and max((p.latency_s for p in points), default=0.0) > 2.5 * limit_s:
+        return {"range": [0, 2500 * limit_s]}
+    return {"rangemode": "tozero"}
 
 
 def _hover(point: Point) -> str:
@@ -142,11 +149,19 @@ def cdf(values_s: Floats, limits_s: Sequence[float], levels: Sequence[float], na
         )  # fmt: skip
     spread = float(at[-1]) > 20 * max(float(at[len(at) // 10]), 1e-6)
     layout = {
-        "xaxis": {"title": {"text": f"{name}, {unit}"}, **({"type": "log"} if spread else {"rangemode": "tozero"})},
+        "xaxis": {"title": {"text": f"{name}, {unit}"}, **(_decades(at) if spread else {"rangemode": "tozero"})},
         "yaxis": {"title": {"text": "share of requests"}, "ticksuffix": "%", "range": [0, 101]},
         **_limit_lines([limit * scale for limit in limits_s], across="x"),
     }
     return {"data": data, "layout": layout}
+
+
+def _decades(values: Floats) -> Chart:
+    """A logarithmic axis labelled at 1 and 3 of each decade, or at 1 alone when there are many."""
+    low, high = math.floor(math.log10(max(float(values[0]), 1e-6))), math.ceil(math.log10(float(values[-1])))
+    steps = (1, 3) if high - low <= 3 else (1,)
+    ticks = [step * 10.0**decade for decade in range(low, high + 1) for step in steps]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def arrivals(simulation: Simulation) -> Chart:

@@ -15,12 +15,16 @@ _LATENCY = {"ttft": ("p50", "p99"), "tpot": ("p50", "p99"), "e2e": ("p50", "p99"
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One figure: its name, its value as text, and the target it is held to, if any."""
+    """One figure: its name, its value as text, the target it is held to, if any, and its interval.
+
+    Figures that are counted rather than predicted have no interval.
+    """
 
     name: str
     value: str
     target: str = ""
     verdict: str = ""
+    interval: str = "not yet known"
 
 
 def latency_name(metric: str, statistic: str) -> str:
@@ -34,7 +38,9 @@ def late(value_s: float) -> str:
 
 
 def target_facts(metrics: Metrics, slo: SloSpec) -> list[tuple[str, str]]:
-    """(name, value) of each target's statistic."""
+    """(name, value) of each target's statistic, or the share of requests within limits when that is the target."""
+    if slo.attainment:
+        return [("within limits", percent(metrics.attainment))]
     return [(latency_name(t.metric, t.statistic), late(metrics.value_s(t))) for t in slo.targets]
 
 
@@ -44,10 +50,10 @@ def facts(metrics: Metrics, slo: SloSpec) -> list[Fact]:
     if slo.attainment:
         share = metrics.attainment
         verdict = "holds" if share >= slo.attainment else "missed"
-        rows.append(Fact("requests within limits", percent(share), f">= {slo.attainment:.4g}", verdict))
-    rows.append(Fact("requests finished", f"{metrics.finished:,} of {metrics.requests:,}"))
+        rows.append(Fact("requests within limits", percent(share), f">= {percent(slo.attainment)}", verdict))
+    rows.append(Fact("requests finished", f"{metrics.finished:,} of {metrics.requests:,}", interval=""))
     if metrics.rejected:
-        rows.append(Fact("requests too long to serve", f"{metrics.rejected:,}"))
+        rows.append(Fact("requests too long to serve", f"{metrics.rejected:,}", interval=""))
     rows += [
         Fact("output tokens per second", number(metrics.output_tokens_per_s)),
         Fact("replicas busy", percent(metrics.busy_share)),

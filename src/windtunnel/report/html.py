@@ -10,10 +10,14 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from windtunnel.metrics.summary import Metrics
 from windtunnel.report.charts import Chart
-from windtunnel.report.facts import Fact
+from windtunnel.report.facts import Fact, late, latency_name
 from windtunnel.report.json import plain
 from windtunnel.report.launch import Launch
+from windtunnel.report.text import percent
+from windtunnel.specs.slo import SloSpec
+from windtunnel.units import format_seconds
 
 
 @cache
@@ -83,6 +87,19 @@ def tiles(figures: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
+def target_tiles(metrics: Metrics, slo: SloSpec) -> list[tuple[str, str, str]]:
+    """Key figures of the first targets: value, name with the limit, whether it holds."""
+    if slo.attainment:
+        mood = "good" if metrics.attainment >= slo.attainment else "bad"
+        return [(percent(metrics.attainment), f"of requests within limits, target {percent(slo.attainment)}", mood)]
+    figures = []
+    for target in slo.targets[:2]:
+        value_s = metrics.value_s(target)
+        name = f"{latency_name(target.metric, target.statistic)}, target {format_seconds(target.limit_s)}"
+        figures.append((late(value_s), name, "good" if value_s < target.limit_s else "bad"))
+    return figures
+
+
 def facts_html(rows: Sequence[Fact]) -> str:
     """Facts with their interval, target and whether it holds."""
     lines = []
@@ -90,8 +107,8 @@ def facts_html(rows: Sequence[Fact]) -> str:
         mood = {"holds": "good", "missed": "bad"}.get(fact.verdict, "")
         target = f'{escape(fact.target)} <b class="{mood}">{escape(fact.verdict)}</b>' if fact.target else ""
         lines.append(
-            f'<tr><td>{escape(fact.name)}</td><td class="n" data-label="value">{escape(fact.value)}</td>'
-            f'<td class="open" data-label="interval">not yet known</td><td data-label="target">{target}</td></tr>'
+            f'<tr><td>{escape(fact.name)}</td><td class="n">{escape(fact.value)}</td>'
+            f'<td class="open">{escape(fact.interval)}</td><td>{target}</td></tr>'
         )
     head = '<tr><th>figure</th><th class="n">value</th><th>interval</th><th>target</th></tr>'
     return f"<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"

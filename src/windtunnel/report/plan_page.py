@@ -9,14 +9,14 @@ from windtunnel.metrics.summary import Metrics
 from windtunnel.report import charts
 from windtunnel.report.charts import Chart, Point
 from windtunnel.report.facts import facts, late, latency_name
-from windtunnel.report.html import Page, commands_html, facts_html, notes_html, section, tiles
+from windtunnel.report.html import Page, commands_html, facts_html, notes_html, section, target_tiles, tiles
 from windtunnel.report.launch import launches
 from windtunnel.report.run_charts import run_sections, step_section
-from windtunnel.report.terminal import headroom, rejected, workload_sentence
+from windtunnel.report.terminal import headroom, in_brackets, rejected, workload_sentence
 from windtunnel.report.text import number
 from windtunnel.search.result import Candidate, PlanResult
 from windtunnel.specs.slo import SloSpec, Target
-from windtunnel.units import format_seconds, format_usd
+from windtunnel.units import format_usd
 
 _WORDS = {
     "meets": "meets",
@@ -36,7 +36,7 @@ def plan_html(result: PlanResult, step: Chart | None = None) -> str:
     """
     chosen = result.pick or result.closest
     if result.pick is not None:
-        heading = f"Deploy on {result.pick.label}"
+        heading = f"Deploy on {in_brackets(result.pick.label)}"
         lead = f"{result.model}, {result.slo}. {workload_sentence(result)}."
     else:
         heading = "Nothing meets the targets"
@@ -70,11 +70,7 @@ def plan_html(result: PlanResult, step: Chart | None = None) -> str:
 def _tiles(chosen: Candidate, result: PlanResult) -> list[tuple[str, str, str]]:
     figures = [(f"{format_usd(chosen.usd_per_h)}", "per hour", "")]
     if chosen.metrics is not None:
-        for target in result.slo.targets[:2]:
-            value = chosen.metrics.value_s(target)
-            mood = "good" if value <= target.limit_s else "bad"
-            name = f"{target.metric.upper()} {target.statistic}, target {format_seconds(target.limit_s)}"
-            figures.append((late(value), name, mood))
+        figures += target_tiles(chosen.metrics, result.slo)
     room = headroom(chosen, result.workload.rate_per_s)
     if math.isfinite(room):
         figures.append((f"{room:.0%}", "head-room", ""))

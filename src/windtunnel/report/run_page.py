@@ -6,13 +6,13 @@ import math
 
 from windtunnel.report.explain import explain_step, mean_batch, step_chart
 from windtunnel.report.facts import facts, late, latency_name
-from windtunnel.report.html import Page, commands_html, facts_html, notes_html, section, tiles
+from windtunnel.report.html import Page, commands_html, facts_html, notes_html, section, target_tiles, tiles
 from windtunnel.report.launch import launches
 from windtunnel.report.run import Run
 from windtunnel.report.run_charts import run_sections, step_section
 from windtunnel.report.run_text import headline
 from windtunnel.report.text import number
-from windtunnel.units import format_seconds, format_usd
+from windtunnel.units import format_usd
 
 
 def run_html(run: Run) -> str:
@@ -35,12 +35,7 @@ def run_html(run: Run) -> str:
 
 def _tiles(run: Run) -> list[tuple[str, str, str]]:
     m = run.metrics
-    figures = []
-    for target in run.slo.targets[:2]:
-        value = m.value_s(target)
-        mood = "good" if value < target.limit_s else "bad"
-        name = f"{latency_name(target.metric, target.statistic)}, target {format_seconds(target.limit_s)}"
-        figures.append((late(value), name, mood))
+    figures = target_tiles(m, run.slo)
     if not figures:
         figures = [(late(m.latency_s[k]["p99"]), latency_name(k, "p99"), "") for k in ("ttft", "tpot")]
     figures.append((number(m.output_tokens_per_s), "output tokens per second", ""))

@@ -44,14 +44,22 @@ def headline(result: PlanResult) -> str:
     traffic = f"{number(rate)} requests/s" if rate > 0 else "this traffic"
     if result.pick is not None:
         pick = result.pick
-        text = f"Deploy {result.model} on {pick.label}, {format_usd(pick.usd_per_h)} per hour."
+        text = f"Deploy {result.model} on {in_brackets(pick.label)} for {format_usd(pick.usd_per_h)} per hour."
         room = headroom(pick, rate)
         text += f" It holds every target at {traffic}"
         return paragraph(text + (f" and could take {room:.0%} more." if room >= 0.01 else ".")) + _cut_short(result)
     text = f"Nothing meets the targets ({result.slo}) at {traffic}."
     if result.closest is None:
         return paragraph(text + " No candidate can run at all.") + _cut_short(result)
-    return paragraph(f"{text} Closest: {result.closest.label}. {_sentence(result.closest.reason)}") + _cut_short(result)
+    return paragraph(
+        f"{text} Closest: {in_brackets(result.closest.label)}. {_sentence(result.closest.reason)}"
+    ) + _cut_short(result)
+
+
+def in_brackets(label: str) -> str:
+    """`2 x l40s (TP2 x1 fp8)` from a label `2 x l40s: TP2 x1 fp8`."""
+    hardware, _, layout = label.partition(": ")
+    return f"{hardware} ({layout})"
 
 
 def _cut_short(result: PlanResult) -> str:
@@ -85,7 +93,7 @@ def traffic_sentence(name: str, load: WorkloadSummary) -> str:
 
 def facts_table(rows: list[Fact], indent: int = 0) -> str:
     """Facts with their interval and target."""
-    cells = [(f.name, f.value, "not yet known", f.target, f.verdict) for f in rows]
+    cells = [(f.name, f.value, f.interval, f.target, f.verdict) for f in rows]
     if not any(f.target for f in rows):
         return table(("", "value", "interval"), [row[:3] for row in cells], "<><", indent)
     return table(("", "value", "interval", "target", ""), cells, "<><<<", indent)
@@ -121,6 +129,8 @@ def runners_up(result: PlanResult, top: int) -> list[Candidate]:
     chosen = result.pick or result.closest
     wanted = "meets" if result.pick is not None else "misses"
     others = [c for c in result.candidates if c is not chosen and c.outcome == wanted]
+    if result.pick is None:
+        others.sort(key=lambda c: c.metrics.tightness(result.slo) if c.metrics else math.inf)
     seen: set[tuple[str, int]] = set()
     varied: list[Candidate] = []
     rest: list[Candidate] = []
