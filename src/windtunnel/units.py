@@ -118,7 +118,8 @@ def parse_count(value: object) -> float:
 def _scaled(value: float, steps: list[tuple[float, str]], digits: int) -> str:
     for factor, unit in steps:
         if abs(value) >= factor:
-            return f"{value / factor:.{digits}g} {unit}" if abs(value / factor) < 1000 else f"{value / factor:,.0f} {unit}"
+            scaled = value / factor
+            return f"{scaled:.{digits}g} {unit}" if abs(scaled) < 1000 else f"{scaled:,.0f} {unit}"
     factor, unit = steps[-1]
     return f"{value / factor:.{digits}g} {unit}"
 
@@ -131,9 +132,13 @@ def format_seconds(value: float, digits: int = 3) -> str:
     """
     if not math.isfinite(value):
         return "-"
-    return _scaled(
-        value, [(172800.0, "d"), (7200.0, "h"), (120.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")], digits
-    )
+    if abs(value) >= 172800.0:
+        return f"{value / 86400.0:.{digits}g} d"
+    if abs(value) >= 7200.0:
+        return f"{value / 3600.0:.{digits}g} h"
+    if abs(value) >= 120.0:
+        return f"{value / 60.0:.{digits}g} min"
+    return _scaled(value, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")], digits)
 
 
 def format_bytes(value: float, digits: int = 3) -> str:
