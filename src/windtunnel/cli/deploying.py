@@ -58,6 +58,16 @@ def read_deployment(given: Given) -> DeploymentSpec | None:
     return found
 
 
+def asked_model(given: Given) -> str:
+    """The model's name as the user gave it, by flag or in the deployment's file; empty for a mapping."""
+    from windtunnel.specs.load import read_yaml
+
+    name = given.raw("model")
+    if name is None and given.has("deployment"):
+        name = read_yaml(Path(given.text("deployment"))).get("model")
+    return name if isinstance(name, str) else ""
+
+
 def _at_flag(problem: Problem) -> Problem:
     """A problem that names the flag, where the value came from the command line."""
     place = ": ".join(part for part in (problem.file, problem.path) if part)

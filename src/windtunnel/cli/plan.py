@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from windtunnel.search.result import PlanResult
     from windtunnel.workload.load import LoadedWorkload
 
-MODEL = "meta-llama/Llama-3.1-8B-Instruct"
-ACCELERATORS = "l40s,a100-80g-sxm,h100-sxm"
-MAX_GPUS = 4
+MODEL = "meta-llama/Llama-3.1-70B-Instruct"
+ACCELERATORS = "a100-80g-sxm,h100-sxm,h200-sxm"
+MAX_GPUS = 8
 SLO = "ttft_p99<2s,tpot_p99<50ms"
 FIELDS = (
     "model", "accelerator", "max_gpus", "slo", "engine", "precisions", "token_budgets", "max_num_seqs",
@@ -82,7 +82,10 @@ def plan(
     show(plan_text(result, top), json_path)
     write_json(plan_record(result), json_path)
     if html is not None:
-        _write_html(result, html)
+        from windtunnel.report.files import write_atomic
+        from windtunnel.report.plan_page import plan_html
+
+        write_atomic(html, plan_html(result))
     if result.interrupted:
         return INTERRUPTED
     return DONE if result.pick is not None else NO
@@ -170,17 +173,3 @@ def _provenance(question: Question) -> list[str]:
                 f"{device.inherited_from}"
             )
     return notes
-
-
-def _write_html(result: PlanResult, path: str) -> None:
-    """The report, with the pick's mean step taken apart."""
-    from windtunnel.report.explain import explain_step, mean_batch, step_chart
-    from windtunnel.report.files import write_atomic
-    from windtunnel.report.plan_page import plan_html
-
-    chosen = result.pick or result.closest
-    step = None
-    if chosen is not None and result.simulation is not None:
-        batch = mean_batch(result.simulation, chosen.deployment.model.window_tokens)
-        step = step_chart(explain_step(chosen.deployment, batch, "the mean step"))
-    write_atomic(path, plan_html(result, step))

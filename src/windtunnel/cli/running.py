@@ -27,8 +27,11 @@ def run_deployment(
     router: str = "least_outstanding",
     seed: int = 0,
     record_steps: bool = False,
+    asked: str = "",
 ) -> Run:
     """Simulate the workload, clipped to the deployment's context limit.
+
+    `asked` is the model's name as the user gave it, for launch commands.
 
     Raises:
         InfeasibleError: the deployment does not fit its accelerators; shows the sum.
@@ -65,9 +68,18 @@ def run_deployment(
         notes.append(str(error))
     per_million = usd_per_million_tokens(usd_per_h, done.metrics.total_tokens_per_s)
     return Run(
-        fitted, slo, loaded.name, summarise(table), done.simulation, done.metrics, memory, usd_per_h, per_million,
-        tuple(notes),
-    )  # fmt: skip
+        deployment=fitted,
+        asked=asked,
+        slo=slo,
+        workload_name=loaded.name,
+        workload=summarise(table),
+        simulation=done.simulation,
+        metrics=done.metrics,
+        memory=memory,
+        usd_per_h=usd_per_h,
+        usd_per_million_tokens=per_million,
+        notes=tuple(notes),
+    )
 
 
 def _fitted_context(deployment: DeploymentSpec, longest_tokens: int) -> DeploymentSpec:

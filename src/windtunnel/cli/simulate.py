@@ -8,7 +8,7 @@ import typer
 
 from windtunnel.cli import options
 from windtunnel.cli.common import DONE, NO, command, output_problems, show, write_json
-from windtunnel.cli.deploying import DEPLOYMENT, read_deployment
+from windtunnel.cli.deploying import DEPLOYMENT, asked_model, read_deployment
 from windtunnel.cli.given import Given
 from windtunnel.cli.traffic import TRAFFIC, read_traffic
 
@@ -75,7 +75,16 @@ def simulate(
     from windtunnel.report.run_record import run_record
     from windtunnel.report.run_text import run_text
 
-    done = run_deployment(found, loaded, targets, prices, router=router, seed=seed, record_steps=steps is not None)
+    done = run_deployment(
+        found,
+        loaded,
+        targets,
+        prices,
+        router=router,
+        seed=seed,
+        record_steps=steps is not None,
+        asked=asked_model(given),
+    )
     show(run_text(done), json_path)
     write_json(run_record(done), json_path)
     _write_files(done, html, requests, steps)

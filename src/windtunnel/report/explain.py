@@ -145,14 +145,17 @@ def mean_batch(simulation: Simulation, window_tokens: int = 0) -> Batch:
 
 
 def step_chart(explanation: Explanation) -> charts.Chart:
-    """The step's operators as bars beside the hardware's limit."""
-    rows = explanation.rows
-    return charts.breakdown(
-        [row.name for row in rows],
-        [row.seconds for row in rows],
-        [row.limit_s for row in rows],
-        [row.bound_by for row in rows],
-    )
+    """The step's operators as bars beside the hardware's limit; what takes less than 1 % is one bar."""
+    rows = [row for row in explanation.rows if row.seconds >= 0.01 * explanation.seconds]
+    small = [row for row in explanation.rows if row.seconds < 0.01 * explanation.seconds]
+    names, bounds = [row.name for row in rows], [row.bound_by for row in rows]
+    seconds, limits = [row.seconds for row in rows], [row.limit_s for row in rows]
+    if small:
+        names.append(f"{len(small)} others")
+        bounds.append("various")
+        seconds.append(sum(row.seconds for row in small))
+        limits.append(sum(row.limit_s for row in small))
+    return charts.breakdown(names, seconds, limits, bounds)
 
 
 def explain_text(explanation: Explanation) -> str:

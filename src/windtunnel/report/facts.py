@@ -51,7 +51,9 @@ def facts(metrics: Metrics, slo: SloSpec) -> list[Fact]:
         share = metrics.attainment
         verdict = "holds" if share >= slo.attainment else "missed"
         rows.append(Fact("requests within limits", percent(share), f">= {percent(slo.attainment)}", verdict))
-    rows.append(Fact("requests finished", f"{metrics.finished:,} of {metrics.requests:,}", interval=""))
+    everyone = metrics.finished == metrics.requests
+    count = f"all {metrics.requests:,}" if everyone else f"{metrics.finished:,} of {metrics.requests:,}"
+    rows.append(Fact("requests finished", count, interval=""))
     if metrics.rejected:
         rows.append(Fact("requests too long to serve", f"{metrics.rejected:,}", interval=""))
     rows += [

@@ -111,7 +111,8 @@ def facts_html(rows: Sequence[Fact]) -> str:
             f'<td class="open">{escape(fact.interval)}</td><td>{target}</td></tr>'
         )
     head = '<tr><th>figure</th><th class="n">value</th><th>interval</th><th>target</th></tr>'
-    return f"<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"
+    table = f'<table class="facts"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def commands_html(commands: Sequence[Launch]) -> str:

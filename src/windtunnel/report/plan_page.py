@@ -7,7 +7,8 @@ from html import escape
 
 from windtunnel.metrics.summary import Metrics
 from windtunnel.report import charts
-from windtunnel.report.charts import Chart, Point
+from windtunnel.report.charts import Point
+from windtunnel.report.explain import explain_step, mean_batch, step_chart
 from windtunnel.report.facts import facts, late, latency_name
 from windtunnel.report.html import Page, commands_html, facts_html, notes_html, section, target_tiles, tiles
 from windtunnel.report.launch import launches
@@ -27,13 +28,8 @@ _WORDS = {
 }
 
 
-def plan_html(result: PlanResult, step: Chart | None = None) -> str:
-    """The report as one HTML file.
-
-    Args:
-        result: what the search found.
-        step: chart of a step's breakdown at the pick's mean batch, when it was computed.
-    """
+def plan_html(result: PlanResult) -> str:
+    """The report as one HTML file."""
     chosen = result.pick or result.closest
     if result.pick is not None:
         heading = f"Deploy on {in_brackets(result.pick.label)}"
@@ -57,8 +53,8 @@ def plan_html(result: PlanResult, step: Chart | None = None) -> str:
     if result.simulation is not None and chosen is not None:
         for part in run_sections(page, result.simulation, result.slo, chosen.deployment.plan.replicas):
             page.add(part)
-    if step is not None:
-        page.add(step_section(page, step))
+        batch = mean_batch(result.simulation, chosen.deployment.model.window_tokens)
+        page.add(step_section(page, step_chart(explain_step(chosen.deployment, batch, "the mean step"))))
     page.add(_candidates(result))
     page.add(section("What to know", notes_html(result.notes)))
     seconds = f"{result.elapsed_s:.1f} s"

@@ -18,6 +18,7 @@ class Run:
 
     Attributes:
         deployment: what ran, replicas included.
+        asked: the model's name as the user gave it.
         slo: the targets, possibly none.
         workload_name, workload: what was served.
         simulation, metrics: what happened.
@@ -28,6 +29,7 @@ class Run:
     """
 
     deployment: DeploymentSpec
+    asked: str
     slo: SloSpec
     workload_name: str
     workload: WorkloadSummary

@@ -26,7 +26,7 @@ def run_html(run: Run) -> str:
         page.add(part)
     batch = mean_batch(run.simulation, run.deployment.model.window_tokens)
     page.add(step_section(page, step_chart(explain_step(run.deployment, batch, "mean step"))))
-    page.add(section("How to launch it", commands_html(launches(run.deployment))))
+    page.add(section("How to launch it", commands_html(launches(run.deployment, run.asked))))
     page.add(section("What to know", notes_html(run.notes)))
     return page.html(
         f"{len(run.simulation):,} requests, {int(run.simulation.steps.sum()):,} steps. Made by Windtunnel."

@@ -24,6 +24,6 @@ def run_record(run: Run) -> dict[str, Any]:
         "memory": {**plain(run.memory), "kv_bytes": run.memory.kv_bytes, "kv_tokens": run.memory.kv_tokens},
         "usd_per_h": run.usd_per_h,
         "usd_per_million_tokens": run.usd_per_million_tokens,
-        "launch": launch_records(run.deployment),
+        "launch": launch_records(run.deployment, run.asked),
         "notes": list(run.notes),
     }
