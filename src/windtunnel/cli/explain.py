@@ -110,7 +110,7 @@ def _of_flags(deployment: DeploymentSpec, sizes: dict[str, int]) -> tuple[Batch,
 def _of_workload(deployment: DeploymentSpec, loaded: LoadedWorkload) -> tuple[Batch, str]:
     """The mean step that a workload leads to on a deployment."""
     from windtunnel.cli.running import run_deployment
-    from windtunnel.report.explain import mean_batch
+    from windtunnel.metrics.mean_batch import mean_batch
 
     done = run_deployment(deployment, loaded)
     batch = mean_batch(done.simulation, deployment.model.window_tokens)

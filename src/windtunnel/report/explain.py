@@ -6,8 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from windtunnel.cost.memory import MemoryNeed, memory_need
 from windtunnel.cost.steps import StepCost, price_step
 from windtunnel.operators.batch import Batch
@@ -15,7 +13,6 @@ from windtunnel.report import charts
 from windtunnel.report.json import plain
 from windtunnel.report.records import deployment_record
 from windtunnel.report.text import number, paragraph, percent, table
-from windtunnel.serving.result import Simulation
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.units import format_bytes, format_seconds, format_si
 
@@ -104,44 +101,6 @@ def explain_step(deployment: DeploymentSpec, batch: Batch, what: str) -> Explana
     waits = (("kernel launches", step.launch_wait_s, "latency"), ("engine", step.host_s, "host"))
     extra = [Row(name, 1.0, seconds, 0.0, bound, "engine", 0.0, 0.0) for name, seconds, bound in waits if seconds]
     return Explanation(deployment, batch, what, step, (*rows.values(), *extra), memory_need(deployment))
-
-
-def mean_batch(simulation: Simulation, window_tokens: int = 0) -> Batch:
-    """The mean step of a run: its total work divided by its steps.
-
-    Context that a later chunk of a prompt reads again is left out, and so is work repeated after
-    a preemption; both are small beside the rest.
-    """
-    steps = max(1, int(simulation.steps.sum()))
-    done = simulation.finished
-    p = simulation.workload.prompt_tokens[done].astype(np.float64)
-    o = simulation.output_tokens[done].astype(np.float64)
-    new = np.maximum(p - simulation.cached_tokens[done], 1.0)
-    decodes, context = o - 1.0, (o - 1.0) * (p + o / 2.0)
-    start = p - new
-    pairs = new * start + new * (new + 1.0) / 2.0
-    windowed = windowed_pairs = 0.0
-    if window_tokens:
-        windowed = float(np.sum(decodes * np.minimum(p + o / 2.0, window_tokens)))
-        growing = np.clip(window_tokens - start, 0.0, new)
-        inside = growing * start + growing * (growing + 1.0) / 2.0
-        windowed_pairs = float(np.sum(inside + (new - growing) * window_tokens))
-
-    def per_step(total: float) -> int:
-        return round(total / steps)
-
-    prefill = per_step(float(new.sum()))
-    return Batch(
-        decode_requests=per_step(float(decodes.sum())),
-        decode_context_tokens=per_step(float(context.sum())),
-        decode_window_tokens=per_step(windowed),
-        prefill_requests=max(1, per_step(float(len(p)))) if prefill else 0,
-        prefill_tokens=prefill,
-        prefill_pairs=max(prefill, per_step(float(pairs.sum()))) if prefill else 0,
-        prefill_window_pairs=per_step(windowed_pairs),
-        prefill_context_tokens=max(prefill, per_step(float(p.sum()))) if prefill else 0,
-        sampled=max(1, per_step(float(o.sum()))),
-    )
 
 
 def step_chart(explanation: Explanation) -> charts.Chart:

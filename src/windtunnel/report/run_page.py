@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from windtunnel.report.explain import explain_step, mean_batch, step_chart
+from windtunnel.metrics.mean_batch import mean_batch
+from windtunnel.report.explain import explain_step, step_chart
 from windtunnel.report.facts import facts, late, latency_name
 from windtunnel.report.html import Page, commands_html, facts_html, notes_html, section, target_tiles, tiles
 from windtunnel.report.launch import launches

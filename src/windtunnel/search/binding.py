@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from windtunnel.cost.steps import price_step
+from windtunnel.metrics.mean_batch import mean_batch
 from windtunnel.metrics.summary import Metrics
-from windtunnel.operators.batch import Batch, decode_batch, prefill_batch
+from windtunnel.operators.batch import Batch
 from windtunnel.serving.run import Simulation
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec, Target
@@ -21,21 +22,6 @@ RESOURCES = {
     "link": "links between accelerators",
     "host": "host overhead",
 }
-
-
-def mean_step(simulation: Simulation, deployment: DeploymentSpec) -> Batch:
-    """The average step of a run as a batch: its tokens split into prefill and decode as the workload's are."""
-    steps = max(int(simulation.steps.sum()), 1)
-    done = simulation.finished
-    prompt = float(simulation.workload.prompt_tokens[done].sum() - simulation.cached_tokens[done].sum())
-    output = float(simulation.output_tokens[done].sum())
-    context = simulation.workload.prompt_tokens[done] + simulation.output_tokens[done] / 2.0
-    weight = simulation.output_tokens[done]
-    mean_context = float((context * weight).sum() / max(weight.sum(), 1))
-    window = deployment.model.window_tokens if deployment.model.window_layers else 0
-    decode = decode_batch(max(round(output / steps), 1), max(round(mean_context), 1), window)
-    chunk = round(prompt / steps)
-    return decode + prefill_batch([(0, chunk)], window) if chunk else decode
 
 
 def step_shares(deployment: DeploymentSpec, batch: Batch) -> dict[str, float]:
@@ -66,7 +52,7 @@ def binding(metrics: Metrics, simulation: Simulation, deployment: DeploymentSpec
     name = f"{target.metric.upper()} {target.statistic}: " if target is not None else ""
     if metrics.preemptions or metrics.peak_kv_share > FULL_CACHE:
         return f"{name}KV memory ({metrics.peak_kv_share:.0%} of blocks in use at the peak)"
-    shares = step_shares(deployment, mean_step(simulation, deployment))
+    shares = step_shares(deployment, mean_batch(simulation, deployment.model.window_tokens))
     resource, share = next(iter(shares.items()))
     text = f"{name}{RESOURCES[resource]} ({share:.0%} of the mean step)"
     if target is not None and target.metric != "tpot" and metrics.busy_share > 0.9:

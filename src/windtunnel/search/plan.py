@@ -48,7 +48,9 @@ DRAIN_S = 60.0
 WAVE = 8
 """Candidates simulated side by side before the best known cost is updated, so that no answer depends on timing."""
 WITH_CAPACITY = 4
-"""How many of the best candidates get their capacity bracketed."""
+"""How many of the best candidates get their capacity bracketed, at least."""
+TIE = 1e-6
+"""Costs this close, relative, are equal."""
 SAMPLES = 400
 """Points of the winner's time series."""
 
@@ -235,9 +237,12 @@ class Search:
 
     def _capacities(self, candidates: list[Candidate]) -> tuple[list[Candidate], bool]:
         """The candidates, the best of them with their capacity."""
-        best = ranked([c for c in candidates if c.outcome == "meets"])[:WITH_CAPACITY]
-        if self.summary.rate_per_s <= 0 or not best:
+        meeting = ranked([c for c in candidates if c.outcome == "meets"])
+        if self.summary.rate_per_s <= 0 or not meeting:
             return candidates, False
+        # Capacity decides between candidates of equal cost, so every one that ties for the pick needs it.
+        ties = sum(c.usd_per_h <= meeting[0].usd_per_h * (1.0 + TIE) for c in meeting)
+        best = meeting[: max(ties, WITH_CAPACITY)]
         self.done = 0
         found, interrupted = self._in_threads(self._with_capacity, best)
         known = {id(before): after for before, after in zip(best, found, strict=True)}
