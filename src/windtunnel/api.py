@@ -12,8 +12,8 @@ from typing import Any
 from windtunnel.errors import Problem, SpecError
 from windtunnel.operators.batch import Batch
 from windtunnel.report.explain import Explanation
-from windtunnel.search.evaluate import Outcome
 from windtunnel.search.result import PlanResult
+from windtunnel.search.serve import Run
 from windtunnel.specs.accept import accept
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
@@ -61,6 +61,7 @@ def plan(
     """
     from windtunnel.search.plan import search_plans
     from windtunnel.search.question import Question
+    from windtunnel.workload.transform import clip
 
     if max_accelerators < 1:
         raise SpecError(Problem("must be at least 1", path="max_accelerators", got=str(max_accelerators)))
@@ -70,6 +71,7 @@ def plan(
         found_engine = take.engine(engine)
         targets = take.slo(slo)
     table, name, notes = _traffic(workload)
+    table, clipped = clip(table, found_model.max_context_tokens)
     question = Question(
         model=found_model,
         workload=table,
@@ -80,7 +82,7 @@ def plan(
         precisions=tuple(precisions),
         prices=dict(prices or {}),
     )
-    return search_plans(question, workload_name=name, notes=notes, progress=progress)
+    return search_plans(question, workload_name=name, notes=(*notes, *clipped.notes()), progress=progress)
 
 
 def simulate(
@@ -88,46 +90,49 @@ def simulate(
     workload: Workload = "azure-conversation",
     *,
     slo: str | SloSpec | None = None,
+    prices: Mapping[str, float] | None = None,
     router: str = "least_outstanding",
     seed: int = 0,
     record_steps: bool = False,
     sample_interval_s: float | None = None,
-) -> Outcome:
+) -> Run:
     """What happens to this traffic on this deployment?
 
     Args:
         deployment: from `windtunnel.deployment(...)`.
         workload: the traffic.
         slo: targets, for attainment and goodput.
+        prices: your own US dollars per accelerator and hour, by accelerator name.
         router: routing policy between replicas.
         seed: of everything random.
         record_steps: keep one row per step.
         sample_interval_s: keep the cluster's state at this interval, seconds.
 
     Returns:
-        `simulation` (one row per request) and `metrics`.
+        `metrics`, `simulation` (one row per request), `memory`, `usd_per_h` and `notes` (requests clipped to the
+        context limit and the like).
 
     Raises:
+        SpecError: a name or value that cannot be used.
+        TraceError: a trace that cannot be read.
         InfeasibleError: the deployment does not fit in memory; the message shows the sum.
     """
-    from windtunnel.cost.memory import memory_need
-    from windtunnel.search.evaluate import evaluate
+    from windtunnel.search.serve import serve
 
-    table, _, _ = _traffic(workload)
-    memory = memory_need(deployment)
-    memory.check(f"{deployment.model.name} on {deployment.accelerator.name} ({deployment.plan.label()})")
     with accept() as take:
         targets = take.slo(slo) if slo is not None else SloSpec()
-    return evaluate(
+    table, name, notes = _traffic(workload)
+    return serve(
         deployment,
         table,
         targets,
+        workload_name=name,
+        notes=notes,
+        prices=prices,
         router=router,
         seed=seed,
-        memory=memory,
         record_steps=record_steps,
         sample_interval_s=sample_interval_s,
-        give_up=False,
     )
 
 
@@ -168,21 +173,19 @@ def catalogue(kind: str) -> tuple[str, ...]:
     return names(kind)
 
 
-def show(result: PlanResult | Outcome | Explanation) -> str:
+def show(result: PlanResult | Run | Explanation) -> str:
     """A result as text for a terminal, as the command line prints it."""
     from windtunnel.report.explain import explain_text
-    from windtunnel.report.facts import facts
-    from windtunnel.report.terminal import facts_table, plan_text
+    from windtunnel.report.run_text import run_text
+    from windtunnel.report.terminal import plan_text
 
     if isinstance(result, PlanResult):
         return plan_text(result)
-    if isinstance(result, Outcome):
-        return facts_table(facts(result.metrics, SloSpec()))
-    return explain_text(result)
+    return run_text(result) if isinstance(result, Run) else explain_text(result)
 
 
-def save(result: PlanResult | Outcome | Explanation, path: str | Path) -> Path:
-    """Write a result, whole or not at all, as `.json`; a plan also as `.html` with charts.
+def save(result: PlanResult | Run | Explanation, path: str | Path) -> Path:
+    """Write a result, whole or not at all, as `.json`; a plan or a run also as `.html` with charts.
 
     Raises:
         SpecError: the suffix is not one that this result can be written as.
@@ -192,17 +195,18 @@ def save(result: PlanResult | Outcome | Explanation, path: str | Path) -> Path:
     from windtunnel.report.json import to_json
     from windtunnel.report.plan_page import plan_html
     from windtunnel.report.records import plan_record
+    from windtunnel.report.run_page import run_html
+    from windtunnel.report.run_record import run_record
 
     suffix = Path(path).suffix
-    if isinstance(result, PlanResult) and suffix == ".html":
-        return write_atomic(path, plan_html(result))
-    if suffix != ".json":
-        allowed = ".json or .html" if isinstance(result, PlanResult) else ".json"
+    allowed = ".json" if isinstance(result, Explanation) else ".json or .html"
+    if suffix not in allowed.split(" or "):
         raise SpecError(Problem("cannot write this kind of file", path=str(path), got=repr(suffix), allowed=allowed))
     if isinstance(result, PlanResult):
-        return write_atomic(path, to_json(plan_record(result)))
-    record = result.metrics.as_dict() if isinstance(result, Outcome) else explain_record(result)
-    return write_atomic(path, to_json(record))
+        return write_atomic(path, plan_html(result) if suffix == ".html" else to_json(plan_record(result)))
+    if isinstance(result, Run):
+        return write_atomic(path, run_html(result) if suffix == ".html" else to_json(run_record(result)))
+    return write_atomic(path, to_json(explain_record(result)))
 
 
 def _traffic(workload: Workload) -> tuple[RequestTable, str, tuple[str, ...]]:

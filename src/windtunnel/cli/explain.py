@@ -109,10 +109,10 @@ def _of_flags(deployment: DeploymentSpec, sizes: dict[str, int]) -> tuple[Batch,
 
 def _of_workload(deployment: DeploymentSpec, loaded: LoadedWorkload) -> tuple[Batch, str]:
     """The mean step that a workload leads to on a deployment."""
-    from windtunnel.cli.running import run_deployment
     from windtunnel.metrics.mean_batch import mean_batch
+    from windtunnel.search.serve import serve
 
-    done = run_deployment(deployment, loaded)
+    done = serve(deployment, loaded.table)
     batch = mean_batch(done.simulation, deployment.model.window_tokens)
     said = (
         f"The mean step under {loaded.name} ({batch.decode_requests:,} decodes, {batch.prefill_tokens:,} prompt tokens)"

@@ -13,7 +13,10 @@ from windtunnel.cli.given import Given
 from windtunnel.cli.traffic import TRAFFIC, read_traffic
 
 if TYPE_CHECKING:
-    from windtunnel.report.run import Run
+    from windtunnel.search.serve import Run
+
+SAMPLES = 600
+"""Moments at which the cluster's state is kept for the charts."""
 
 
 @command
@@ -58,7 +61,6 @@ def simulate(
     """
     names = (*DEPLOYMENT, *TRAFFIC, "slo", "router", "price")
     given = Given({name: value for name, value in locals().items() if name in names}, settings)
-    from windtunnel.cli.running import run_deployment
     from windtunnel.report.columns import table_problems
 
     given.problems += output_problems(json=json_path, html=html)
@@ -74,15 +76,19 @@ def simulate(
     assert loaded is not None
     from windtunnel.report.run_record import run_record
     from windtunnel.report.run_text import run_text
+    from windtunnel.search.serve import serve
 
-    done = run_deployment(
+    done = serve(
         found,
-        loaded,
+        loaded.table,
         targets,
-        prices,
+        workload_name=loaded.name,
+        notes=loaded.notes,
+        prices=prices,
         router=router,
         seed=seed,
         record_steps=steps is not None,
+        sample_interval_s=max(loaded.table.duration_s, 1.0) / SAMPLES if html is not None else None,
         asked=asked_model(given),
     )
     show(run_text(done), json_path)

@@ -9,10 +9,10 @@ from windtunnel.report.explain import explain_step, step_chart
 from windtunnel.report.facts import facts, late, latency_name
 from windtunnel.report.html import Page, commands_html, facts_html, notes_html, section, target_tiles, tiles
 from windtunnel.report.launch import launches
-from windtunnel.report.run import Run
 from windtunnel.report.run_charts import run_sections, step_section
 from windtunnel.report.run_text import headline
 from windtunnel.report.text import number
+from windtunnel.search.serve import Run
 from windtunnel.units import format_usd
 
 

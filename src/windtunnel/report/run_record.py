@@ -6,7 +6,7 @@ from typing import Any
 
 from windtunnel.report.json import plain
 from windtunnel.report.records import deployment_record, launch_records, slo_record
-from windtunnel.report.run import Run
+from windtunnel.search.serve import Run
 
 
 def run_record(run: Run) -> dict[str, Any]:

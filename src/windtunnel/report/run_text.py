@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from windtunnel.report.facts import facts
-from windtunnel.report.run import Run
 from windtunnel.report.terminal import facts_table, traffic_sentence
 from windtunnel.report.text import number, paragraph
+from windtunnel.search.serve import Run
 from windtunnel.units import format_usd
 
 

@@ -45,6 +45,11 @@ def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSett
     )
 
 
+def request_tokens(workload: RequestTable) -> float:
+    """Length of a typical request at its end, prompt and output; windowed layers hold less of a longer one."""
+    return float((workload.prompt_tokens + workload.output_tokens).mean()) if len(workload) else 0.0
+
+
 def overload_limit(workload: RequestTable) -> int | None:
     """How many waiting requests end a run; none for traffic that waits by design (all at once, closed loops)."""
     if workload.rate_per_s <= 0 or (workload.after != AT_ARRIVAL).any():
@@ -79,7 +84,7 @@ def evaluate(
         give_up: end a hopelessly overloaded run early.
     """
     surface = surface or step_surface(deployment)
-    memory = memory or memory_need(deployment)
+    memory = memory or memory_need(deployment, request_tokens(workload))
     settings = settings_of(deployment, memory)
     if settings.enable_prefix_caching and not workload.shares_prefixes:
         # Nothing can be shared, so the cache changes nothing but the time that simulating it takes.

@@ -28,7 +28,7 @@ from windtunnel.cost.money import deployment_usd_per_h, usd_per_million_tokens
 from windtunnel.cost.surface import StepSurface
 from windtunnel.search.binding import binding
 from windtunnel.search.capacity import bracket
-from windtunnel.search.evaluate import Outcome, evaluate
+from windtunnel.search.evaluate import Outcome, evaluate, request_tokens
 from windtunnel.search.pareto import pareto_front
 from windtunnel.search.question import Question
 from windtunnel.search.rank import closest_of, missed, ranked, with_reasons
@@ -83,6 +83,7 @@ class Search:
         self.workers = workers
         self.summary: WorkloadSummary = summarise(question.workload)
         self.opening = opening(question.workload)
+        self.request_tokens = request_tokens(question.workload)
         self.best_usd_per_h = math.inf
         self.simulations = 0
         self.done = 0
@@ -112,7 +113,7 @@ class Search:
         usd = deployment_usd_per_h(deployment, overrides=question.prices)
         if unit.problem:
             return Candidate(deployment, "infeasible", unit.problem, usd)
-        memory = memory_need(deployment)
+        memory = memory_need(deployment, self.request_tokens)
         if not memory.fits:
             return Candidate(deployment, "infeasible", memory.reason(), usd, memory)
         limit = bounds(deployment, self.summary.prompt_mean_tokens, self.summary.output_mean_tokens, cached_share=1.0)
@@ -250,7 +251,7 @@ class Search:
 
     def _with_capacity(self, candidate: Candidate) -> Candidate:
         surface = step_surface(candidate.deployment)
-        memory = candidate.memory or memory_need(candidate.deployment)
+        memory = candidate.memory or memory_need(candidate.deployment, self.request_tokens)
         question = self.question
 
         def holds_at(multiplier: float) -> bool:
