@@ -16,7 +16,7 @@ import numpy.typing as npt
 from windtunnel.cost.device import Device
 
 Floats = npt.NDArray[np.float64]
-N = TypeVar("N", int, float, Floats)
+N = TypeVar("N", float, Floats)
 """A scalar for one shape, or arrays when many shapes are priced at once (the fits do)."""
 
 QUERY_TILE = 16.0
@@ -113,4 +113,5 @@ def prefill_attention_coefficients(
     stream = constants.stream_passes * 2.0 * q_heads * (head_dim + v_head_dim) / device.bandwidth_bytes_per_s
     kv_values = kv_heads * (head_dim + v_head_dim)
     read = kv_values * kv_bytes / (device.constants.decode.memory_efficiency * device.bandwidth_bytes_per_s)
-    return constants.launch_s, per_pair * constants.tile_tokens + stream, per_pair, read
+    per_token: N = per_pair * constants.tile_tokens + stream
+    return constants.launch_s, per_token, per_pair, read

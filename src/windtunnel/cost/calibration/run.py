@@ -23,9 +23,14 @@ from windtunnel.specs.fields import Spec
 from windtunnel.specs.hardware import AcceleratorSpec
 from windtunnel.specs.load import resolve
 
-# TensorRT-LLM's GEMM tables are the least noisy; attention and collectives are taken from vLLM's kernels, which
+# TensorRT-LLM's bf16 tables are the least noisy; attention and collectives are taken from vLLM's kernels, which
 # the default engine runs.
-GEMM_BACKENDS = ("trtllm", "sglang", "vllm")
+GEMM_BACKENDS = {
+    "bf16": ("trtllm", "sglang", "vllm"),
+    # TensorRT-LLM's fp8 entries hold the quantisation of the activations as well, which is priced apart here.
+    "fp8": ("sglang", "vllm"),
+    "nvfp4": ("vllm", "sglang", "trtllm"),
+}
 ATTENTION_BACKENDS = ("vllm", "sglang", "trtllm")
 GEMM_DTYPES = {"bf16": ("bfloat16", "float16"), "fp8": ("fp8",), "nvfp4": ("nvfp4",)}
 MIN_WIDTH = 256
@@ -56,7 +61,9 @@ def calibrate(accelerator: AcceleratorSpec, folder: Path) -> Calibration:
     device = Device(accelerator, calibration("generic"), "datasheet")
     result = Calibration()
     for dtype, labels in GEMM_DTYPES.items():
-        table = _wide(read_tables(folder, system, "gemm", "gemm_perf.parquet", GEMM_BACKENDS, {"gemm_dtype": labels}))
+        table = _wide(
+            read_tables(folder, system, "gemm", "gemm_perf.parquet", GEMM_BACKENDS[dtype], {"gemm_dtype": labels})
+        )
         if table is not None and dtype in accelerator.peak_flops_per_s:
             found = fit.fit_gemm(table.columns, device, dtype)
             result.take(f"gemm.{dtype}", found, table, _values(fit.gemm_constants(found.values)))  # type: ignore[arg-type]

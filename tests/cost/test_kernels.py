@@ -1,0 +1,172 @@
+"""Kernel costs: never faster than light, never helped by worse hardware, right at their limits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from windtunnel.cost import attention, collective, gemm, moe
+from windtunnel.cost.device import Device, calibration, calibration_names, device_of
+from windtunnel.cost.elementwise import elementwise_seconds
+from windtunnel.specs.assemble import deployment
+from windtunnel.specs.load import names, resolve
+from windtunnel.specs.plan import PlanSpec
+
+DEVICES = ["a100-80g-sxm", "h100-sxm", "b200-sxm", "l40s", "mi300x", "v100-32g-sxm"]
+H100 = device_of(resolve("accelerators", "h100-sxm"))
+
+devices = st.sampled_from(DEVICES).map(lambda name: device_of(resolve("accelerators", name)))
+widths = st.sampled_from([256, 1024, 1536, 4096, 5120, 8192, 28672])
+rows = st.integers(1, 16384)
+
+
+def faster(device: Device, **factor: float) -> Device:
+    """The device with some datasheet values multiplied."""
+    old = device.accelerator
+    update = {name: getattr(old, name) * f for name, f in factor.items() if name != "peak"}
+    if "peak" in factor:
+        update["peak_flops_per_s"] = {k: v * factor["peak"] for k, v in old.peak_flops_per_s.items()}
+    return dataclasses.replace(device, accelerator=old.model_copy(update=update))
+
+
+@given(devices, rows, widths, widths, st.sampled_from(["bf16", "fp8", "int4"]))
+def test_a_product_is_never_faster_than_light(device: Device, m: int, n: int, k: int, weights: str) -> None:
+    computed = weights if weights in device.accelerator.peak_flops_per_s and weights != "int4" else "bf16"
+    predicted = gemm.gemm_seconds(m, n, k, device, weights, computed)
+    assert predicted >= gemm.gemm_limit_seconds(m, n, k, device, weights, computed)
+
+
+@given(devices, rows, widths, widths)
+def test_more_bandwidth_or_a_higher_peak_never_slow_a_product(device: Device, m: int, n: int, k: int) -> None:
+    before = gemm.gemm_seconds(m, n, k, device)
+    assert gemm.gemm_seconds(m, n, k, faster(device, memory_bandwidth_bytes_per_s=1.5)) <= before
+    assert gemm.gemm_seconds(m, n, k, faster(device, peak=1.5)) <= before
+
+
+@given(devices, widths, widths)
+def test_a_product_grows_with_its_rows_up_to_the_tile(device: Device, n: int, k: int) -> None:
+    # The library picks the best of several tiles, so time never falls when every tile count grows.
+    table = gemm.gemm_seconds(np.arange(0, 4097, 256), n, k, device)
+    assert (np.diff(table) >= -1e-12).all()
+
+
+@given(rows, widths, widths)
+def test_more_depth_or_width_never_saves_time(m: int, n: int, k: int) -> None:
+    once = gemm.gemm_seconds(m, n, k, H100)
+    assert gemm.gemm_seconds(m, n, 2 * k, H100) >= once
+    assert gemm.gemm_seconds(m, 2 * n, k, H100) >= once
+
+
+def test_nothing_to_do_takes_no_time() -> None:
+    assert gemm.gemm_seconds(0, 4096, 4096, H100) == 0
+    assert elementwise_seconds(0.0, H100) == 0
+    assert attention.decode_attention_seconds(0, 0, q_heads=8, kv_heads=1, head_dim=128, kv_bytes=2, device=H100) == 0
+    sizes = {"experts": 8, "local_experts": 8, "experts_per_token": 2, "hidden": 4096, "local_ffn": 14336}
+    assert moe.moe_seconds(0, matrices=3, device=H100, **sizes) == 0
+
+
+def test_the_kept_table_is_the_function() -> None:
+    table = gemm.gemm_table(512, 4096, 4096, H100, "bf16", "bf16")
+    assert np.array_equal(table, gemm.gemm_seconds(np.arange(513), 4096, 4096, H100))
+    with pytest.raises(ValueError, match="read-only"):
+        table[0] = 1.0
+
+
+def test_small_batches_are_bound_by_weights_and_large_ones_by_arithmetic() -> None:
+    weights_s = 8192 * 8192 * 2 / H100.bandwidth_bytes_per_s
+    assert weights_s < gemm.gemm_seconds(1, 8192, 8192, H100) < 1.5 * weights_s
+    flops_s = 2 * 16384 * 8192 * 8192 / H100.peak_flops_per_s("bf16")
+    assert flops_s < gemm.gemm_seconds(16384, 8192, 8192, H100) < 1.6 * flops_s
+
+
+@given(devices, st.integers(1, 256), st.integers(1, 32768), st.sampled_from([(32, 8), (8, 1), (32, 32)]))
+def test_decode_reads_the_cache_at_best_at_full_bandwidth(
+    device: Device, requests: int, context: int, heads: tuple[int, int]
+) -> None:
+    q, kv = heads
+    shape = {"q_heads": q, "kv_heads": kv, "head_dim": 128, "kv_bytes": 2.0}
+    total = requests * context
+    predicted = attention.decode_attention_seconds(requests, total, device=device, **shape)
+    assert predicted >= total * 2 * kv * 128 * 2 / device.bandwidth_bytes_per_s
+    assert attention.decode_attention_seconds(requests, total + requests, device=device, **shape) >= predicted
+
+
+def test_latent_decode_costs_less_than_keys_and_values_of_all_heads() -> None:
+    latent = attention.decode_mla_seconds(
+        64, 64 * 4096, heads=128, latent_dim=512, rope_dim=64, kv_bytes=2, device=H100
+    )
+    full = attention.decode_attention_seconds(
+        64, 64 * 4096, q_heads=128, kv_heads=128, head_dim=128, kv_bytes=2, device=H100
+    )
+    assert latent < full / 4
+
+
+@given(devices)
+def test_prefill_pairs_take_at_least_their_arithmetic(device: Device) -> None:
+    _, _, pair, _ = attention.prefill_attention_coefficients(
+        q_heads=32, kv_heads=8, head_dim=128, v_head_dim=128, kv_bytes=2, device=device
+    )
+    assert pair >= 4 * 32 * 128 / device.peak_flops_per_s("bf16")
+
+
+@given(st.integers(1, 8192), st.sampled_from([(8, 2), (64, 6), (256, 8)]))
+def test_experts_take_at_least_their_weights_and_arithmetic(tokens: int, shape: tuple[int, int]) -> None:
+    experts, k = shape
+    sizes = {"experts": experts, "local_experts": experts, "experts_per_token": k, "hidden": 4096, "local_ffn": 1536}
+    assert moe.moe_seconds(tokens, matrices=3, device=H100, **sizes) >= moe.moe_limit_seconds(
+        tokens, matrices=3, device=H100, **sizes
+    )
+
+
+def test_active_experts_follow_the_coupon_collector() -> None:
+    # 128 experts, 8 per token: one token touches 8, a large batch all.
+    assert moe.active_experts(1, 128, 8) == pytest.approx(8)
+    assert moe.active_experts(10_000, 128, 8) == pytest.approx(128)
+    rng = np.random.default_rng(0)
+    drawn = [len({int(e) for _ in range(20) for e in rng.choice(64, 6, replace=False)}) for _ in range(300)]
+    assert moe.active_experts(20, 64, 6) == pytest.approx(np.mean(drawn), rel=0.01)
+
+
+def link(ranks: int, accelerator: str = "h100-sxm") -> collective.Link:
+    plan = PlanSpec(tensor_parallel=min(ranks, 8), pipeline_parallel=max(1, ranks // 8))
+    return collective.link_of(deployment("llama-3.1-405b", accelerator, plan=plan), ranks)
+
+
+@given(st.integers(1, 2**30), st.sampled_from([2, 4, 8, 16, 32]))
+def test_an_all_reduce_moves_its_volume(size: int, ranks: int) -> None:
+    joined = link(ranks)
+    seconds = collective.all_reduce_seconds(size, ranks, joined)
+    inside = min(ranks, 8)
+    assert seconds >= 2 * (inside - 1) / inside * size / joined.bytes_per_s * 0.999 - 1e-12
+    assert collective.all_reduce_seconds(size + 1024, ranks, joined) >= seconds
+    assert collective.reduce_scatter_seconds(size, ranks, joined) <= seconds + 20e-6
+
+
+def test_one_rank_has_nothing_to_exchange() -> None:
+    for exchange in (collective.all_reduce_seconds, collective.all_gather_seconds, collective.all_to_all_seconds):
+        assert exchange(1e6, 1, link(1)) == 0
+
+
+def test_crossing_nodes_and_the_host_bus_cost_more() -> None:
+    assert collective.all_reduce_seconds(2**24, 16, link(16)) > 1.3 * collective.all_reduce_seconds(2**24, 8, link(8))
+    over_bus = collective.all_reduce_seconds(2**24, 2, link(2, "l40s"))
+    assert over_bus > 5 * collective.all_reduce_seconds(2**24, 2, link(2))
+
+
+def test_provenance_says_whether_the_device_itself_was_measured() -> None:
+    assert H100.provenance == "calibrated"
+    inherited = device_of(resolve("accelerators", "h100-pcie"))
+    assert (inherited.provenance, inherited.inherited_from) == ("datasheet", "hopper")
+    assert device_of(resolve("accelerators", "gaudi-3")).inherited_from == "generic"
+
+
+def test_every_calibration_entry_loads_and_every_accelerator_has_constants() -> None:
+    for name in calibration_names():
+        assert calibration(name).gemm
+        assert calibration(name).sources
+    for name in names("accelerators"):
+        assert device_of(resolve("accelerators", name)).constants.gemm
