@@ -2,7 +2,7 @@
 
 All-reduce of S bytes over n ranks at link rate B takes the cheaper of
 
-    one-shot   a1 + (n - 1) * peer + (n - 1) * S / B        every rank reads every other's buffer
+    one-shot   a1 + (n - 1) * peer + (n - 1) * S / (e * B)    every rank reads every other's buffer
     two-shot   a2 + (n - 1) * peer + 2 * (n - 1) / n * S / (e * B)
 
 (reduce-scatter then all-gather, the bandwidth-optimal volume of a ring). Across nodes the hierarchy is
@@ -89,7 +89,7 @@ def all_reduce_seconds(message_bytes: npt.ArrayLike, ranks: int, link: Link) -> 
 def _inside(size: Floats, ranks: int, link: Link) -> Floats:
     c = link.constants
     peers = (ranks - 1) * c.peer_s
-    one_shot = c.one_shot_s + peers + (ranks - 1) * size / link.bytes_per_s
+    one_shot = c.one_shot_s + peers + (ranks - 1) * size / (c.efficiency * link.bytes_per_s)
     two_shot = c.ring_s + peers + 2.0 * (ranks - 1) / ranks * size / (c.efficiency * link.bytes_per_s)
     return np.minimum(one_shot, two_shot)
 
