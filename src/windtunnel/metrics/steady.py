@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from windtunnel.serving.result import Simulation
+from windtunnel.specs.slo import SloSpec
 
 TRIM = 0.1
 """Share of the requests left out at each end."""
+BOUNDING = 0.9
+"""Targets that bound the wait of at least this share of the requests say by themselves what keeping up means."""
 
 
 def steady_rows(simulation: Simulation) -> npt.NDArray[np.bool_]:
@@ -39,3 +42,14 @@ def kept_up(simulation: Simulation, tolerance: float = 0.5) -> bool:
         return True
     growth = float(np.nanmean(wait[-quarter:]) - np.nanmean(wait[quarter : 2 * quarter]))
     return growth <= tolerance * float(np.nanmean(e2e))
+
+
+def bounds_waiting(slo: SloSpec) -> bool:
+    """Whether some target bounds how long all but a few requests wait, so that a growing queue breaks it.
+
+    A 90th percentile of TTFT or end-to-end time does, and so does their mean; a median or TPOT does not.
+    """
+    waited = [target for target in slo.targets if target.metric != "tpot"]
+    if slo.attainment:
+        return slo.attainment >= BOUNDING and bool(waited)
+    return any(t.statistic == "mean" or float(t.statistic[1:]) / 100.0 >= BOUNDING for t in waited)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from windtunnel.metrics.goodput import attainment
 from windtunnel.metrics.latency import latency_statistics
-from windtunnel.metrics.steady import kept_up
+from windtunnel.metrics.steady import bounds_waiting, kept_up
 from windtunnel.serving.result import Simulation
 from windtunnel.specs.slo import SloSpec, Target
 
@@ -56,25 +57,43 @@ class Metrics:
     mean_w: float
     kept_up: bool
 
+    def value(self, name: str) -> float:
+        """A figure by name: a field such as `mean_w`, or a latency in seconds such as `ttft_p99`.
+
+        Raises:
+            KeyError: no such figure.
+        """
+        metric, _, statistic = name.partition("_")
+        if metric in self.latency_s:
+            return self.latency_s[metric][statistic]
+        if name not in self.__slots__ or name == "latency_s":
+            raise KeyError(name)
+        return float(getattr(self, name))
+
     def value_s(self, target: Target) -> float:
-        """The statistic that a target is about, in seconds."""
+        """The statistic that a target is about, in seconds; nan when no request has it."""
         return self.latency_s[target.metric][target.statistic]
 
     def meets(self, slo: SloSpec) -> bool:
-        """Whether every request was served and every target holds."""
-        return self.finished + self.rejected == self.requests and not self.violations(slo)
+        """Whether every request was served and every target holds.
+
+        Where the targets do not bound how long requests wait (TPOT alone, a median), the deployment must
+        have kept up with the traffic besides.
+        """
+        return self.finished == self.requests and not self.violations(slo) and (self.kept_up or bounds_waiting(slo))
 
     def violations(self, slo: SloSpec) -> tuple[Target, ...]:
-        """The targets that do not hold."""
+        """The targets that do not hold. A target on what no request has (TPOT of single tokens) holds."""
         if slo.attainment:
             return slo.targets if self.attainment < slo.attainment else ()
-        return tuple(target for target in slo.targets if not self.value_s(target) < target.limit_s)
+        return tuple(target for target in slo.targets if self.value_s(target) >= target.limit_s)
 
     def tightness(self, slo: SloSpec) -> float:
         """How near the nearest target is: the largest value over its limit (above 1 when missed)."""
         if slo.attainment:
             return slo.attainment / max(self.attainment, 1e-9)
-        return max((self.value_s(target) / target.limit_s for target in slo.targets), default=0.0)
+        near = (self.value_s(target) / target.limit_s for target in slo.targets)
+        return max((value for value in near if not math.isnan(value)), default=0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
