@@ -93,7 +93,9 @@ class MissingDependencyError(WindtunnelError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name closest to a misspelt one, or an empty string when none is close."""
-    by_folded = {candidate.casefold(): candidate for candidate in known}
+    by_folded: dict[str, str] = {}
+    for candidate in known:
+        by_folded.setdefault(candidate.casefold(), candidate)
     found = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return by_folded[found[0]] if found else ""
 

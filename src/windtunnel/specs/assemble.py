@@ -155,7 +155,10 @@ def deployment_problems(deployment: DeploymentSpec, where: str = "") -> list[Pro
         wrong(f"must divide the experts; the model has {experts}", "plan.expert_parallel", plan.expert_parallel, "")
     if plan.matmul_dtype not in device.peak_flops_per_s:
         known = ", ".join(sorted(device.peak_flops_per_s))
-        wrong(f"{device.name} does not compute in this format", "plan.weight_dtype", plan.matmul_dtype, known)
+        if plan.compute_dtype is None and plan.weight_dtype in WEIGHT_ONLY:
+            known += "; compute_dtype: bf16 keeps the weights so and expands them"
+        field = "plan.weight_dtype" if plan.compute_dtype is None else "plan.compute_dtype"
+        wrong(f"{device.name} does not compute in this format", field, plan.matmul_dtype, known)
     if deployment.engine.max_model_len > model.max_context_tokens:
         limit = f"at most {model.max_context_tokens}"
         wrong("exceeds the model's context", "engine.max_model_len", deployment.engine.max_model_len, limit)

@@ -49,7 +49,7 @@ def names(kind: str) -> tuple[str, ...]:
 @cache
 def _entry(kind: str, name: str) -> Spec:
     data = read_catalogue_yaml(kind, name)
-    return build(KINDS[kind], _extended(data, kind, ()), f"catalogue/{kind}/{name}.yaml")
+    return build(KINDS[kind], _extended(data, kind, f"catalogue/{kind}/{name}.yaml"), f"catalogue/{kind}/{name}.yaml")
 
 
 @cache
@@ -100,7 +100,7 @@ def load(kind: str, name_or_path: str, where: str = "") -> Any:
 
         return read_hf_config(path)
     if path.suffix in (".yaml", ".yml") or (path.is_file() and path.suffix != ".json"):
-        return build(KINDS[kind], _extended(read_yaml(path), kind, ()), str(path))
+        return build(KINDS[kind], _extended(read_yaml(path), kind, str(path)), str(path))
     return resolve(kind, name_or_path, where)
 
 
@@ -131,18 +131,21 @@ def _parse_yaml(text: str, file: str) -> dict[str, Any]:
     return data
 
 
-def _extended(data: dict[str, Any], kind: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    """Resolve `extends: NAME`: the named entry's fields under this one's."""
+def _extended(data: dict[str, Any], kind: str, file: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Resolve `extends: NAME`: the fields of the named entry, or of a file beside this one, under this one's."""
     if "extends" not in data:
         return data
     parent = str(data["extends"])
-    if parent in seen:
-        raise SpecError(Problem("`extends` goes round in a circle", path="extends", got=" -> ".join((*seen, parent))))
     base: dict[str, Any]
     if parent.endswith((".yaml", ".yml")):
-        base = _extended(read_yaml(Path(parent)), kind, (*seen, parent))
+        path = Path(file).parent / parent
+        chain = (*seen, str(Path(file).resolve()))
+        if str(path.resolve()) in chain:
+            circle = " -> ".join((*chain, str(path.resolve())))
+            raise SpecError(Problem("`extends` goes round in a circle", file, "extends", circle))
+        base = _extended(read_yaml(path), kind, str(path), chain)
     else:
-        base = resolve(kind, parent, "extends").model_dump(exclude_unset=True)
+        base = resolve(kind, parent, f"{file}: extends").model_dump(exclude_unset=True)
         base.pop("aliases", None)
     return merged(base, {key: value for key, value in data.items() if key != "extends"})
 
