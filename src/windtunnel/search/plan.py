@@ -105,7 +105,24 @@ class Search:
         out += simulated
         if not interrupted:
             out, interrupted = self._capacities(out)
+        if not any(c.outcome in ("meets", "misses") for c in out):
+            out = self._with_nearest(out)
         return out, interrupted
+
+    def _with_nearest(self, candidates: list[Candidate]) -> list[Candidate]:
+        """When bounds alone ruled out everything, simulate the quickest candidate to say how far off it is."""
+        able = [(i, c) for i, c in enumerate(candidates) if c.outcome == "dominated" and c.memory is not None]
+        if not able:
+            return candidates
+        lengths = self.summary.prompt_mean_tokens, self.summary.output_mean_tokens
+        place, quickest = min(able, key=lambda item: bounds(item[1].deployment, *lengths, cached_share=1.0).tpot_s)
+        unit, memory = quickest.deployment, quickest.memory
+        assert memory is not None
+        most = self.question.max_accelerators // unit.plan.accelerators_per_replica
+        bounded = Bounded(unit, memory, most, most, quickest.usd_per_h / unit.plan.replicas)
+        outcome = self._simulate(_with_replicas(unit, most), step_surface(unit), memory)
+        found = self._candidate(_with_replicas(unit, most), bounded, outcome)
+        return [*candidates[:place], found, *candidates[place + 1 :]]
 
     def _bound(self, unit: Unit) -> Bounded | Candidate:
         """What a replica could do at best, or why it is out."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from windtunnel.search.question import Question
 from windtunnel.specs.assemble import default_node, deployment_problems, scale_up_fabric, single_node
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.hardware import AcceleratorSpec
 from windtunnel.specs.load import resolve
 from windtunnel.specs.plan import PlanSpec
@@ -56,11 +57,11 @@ def plans_of(question: Question, accelerator: AcceleratorSpec, per_node: int) ->
 
 
 def _weight_formats(question: Question, half: str) -> tuple[str, ...]:
-    """The asked formats; a model published in fewer bits is not blown up to half precision."""
+    """The asked formats; a model published in fewer bits is not blown up to more."""
     native = question.model.dtype
     wanted = [half if name in HALF else name for name in question.precisions]
     if native not in HALF and native != "fp32":
-        wanted = [native, *(name for name in wanted if name not in HALF)]
+        wanted = [native, *(name for name in wanted if DTYPE_BYTES[name] < DTYPE_BYTES[native])]
     return tuple(dict.fromkeys(wanted))
 
 
