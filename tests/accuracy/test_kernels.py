@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from helpers import shared_file
 
+from helpers import shared_file
 from windtunnel.cost.collective import all_reduce_seconds, link_of
 from windtunnel.cost.device import calibration, device_of
 from windtunnel.cost.gemm import gemm_seconds
