@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ import numpy.typing as npt
 F = TypeVar("F", bound=Callable[..., Any])
 
 config: Any = numba.config
+
+_ANNOUNCING = threading.Lock()
+_ANNOUNCED: list[Any] = []
 
 DISABLED: bool = bool(config.DISABLE_JIT)
 """Whether the kernel runs as plain Python."""
@@ -86,9 +90,11 @@ def announce_compilation(entry: Any) -> None:
     """Say on stderr that a wait is coming when nothing compiled is at hand."""
     if DISABLED or entry.signatures:
         return
-    folder = entry.stats.cache_path
-    if not folder or not any(Path(folder).glob("*.nbc")):
-        print("compiling the simulator, once", file=sys.stderr, flush=True)
+    with _ANNOUNCING:  # several threads may start at once
+        folder = entry.stats.cache_path
+        if entry not in _ANNOUNCED and (not folder or not any(Path(folder).glob("*.nbc"))):
+            print("compiling the simulator, once", file=sys.stderr, flush=True)
+        _ANNOUNCED.append(entry)
 
 
 def rows(array: npt.NDArray[Any]) -> Any:
