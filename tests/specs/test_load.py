@@ -22,7 +22,7 @@ def test_name_and_alias_lead_to_the_same_entry() -> None:
 
 
 def test_unknown_name_says_the_nearest() -> None:
-    with pytest.raises(SpecError, match="--accelerator: unknown accelerator, got 'h100-smx'.*did you mean 'h100-sxm'"):
+    with pytest.raises(SpecError, match=r"--accelerator: unknown accelerator, got 'h100-smx'.*did you mean 'h100-sxm'"):
         load("accelerators", "h100-smx", "--accelerator")
 
 

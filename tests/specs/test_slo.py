@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,9 +76,5 @@ def test_no_target_is_refused(text: str) -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    try:
-        found = parse_slo(text)
-    except SpecError as error:
-        assert error.problems
-    else:
-        assert found.targets
+    with contextlib.suppress(SpecError):  # any other exception would be a mistake
+        assert parse_slo(text).targets
