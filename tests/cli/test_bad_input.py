@@ -72,7 +72,7 @@ def test_unreadable_traces(tmp_path: Path) -> None:
         (["--limit", "0"], "1 or more"),
         (["--workload", "azure-conv", "--trace", "x.csv"], "not both"),
         (["--workload", "azure-conversatoin"], "did you mean 'azure-conversation'?"),
-        (["--engine", "vlm"], "did you mean 'vLLM'?"),
+        (["--engine", "vlm"], "did you mean 'vllm'?"),
         (["--precisions", "bf16,fp9"], "unknown number format 'fp9'"),
         (["--token-budgets", "many"], "whole numbers"),
         (["--price", "h100-sxm=cheap"], "NAME=DOLLARS"),
@@ -110,7 +110,7 @@ def test_a_deployment_names_its_flags(command: str) -> None:
 def test_a_bad_deployment_file_names_its_fields(tmp_path: Path) -> None:
     file = tmp_path / "deployment.yaml"
     file.write_text("model: llama-3.1-8b\naccelerator: l40s\nplan: {tensor_paralel: 2}\nengine: {extends: vlm}\n")
-    refused(["simulate", "--deployment", str(file)], "did you mean 'tensor_parallel'?", "did you mean 'vLLM'?")
+    refused(["simulate", "--deployment", str(file)], "did you mean 'tensor_parallel'?", "did you mean 'vllm'?")
 
 
 def test_tables_of_unknown_kind(tmp_path: Path) -> None:
