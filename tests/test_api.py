@@ -1,0 +1,113 @@
+"""The library's front, as a program uses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import windtunnel as wt
+from windtunnel.search.result import PlanResult
+
+TRAFFIC = {"arrival_s": [0.3 * i for i in range(60)], "prompt_tokens": [500] * 60, "output_tokens": [40] * 60}
+
+
+@pytest.fixture(scope="module")
+def plan() -> PlanResult:
+    return wt.plan(
+        "llama-3.1-8b",
+        accelerators=["l4", "h100-sxm"],
+        slo="ttft_p99<2s,tpot_p99<80ms",
+        workload=wt.request_table(**TRAFFIC),
+        max_accelerators=2,
+    )
+
+
+def test_plan_answers_and_shows(plan: PlanResult) -> None:
+    assert plan.pick is not None
+    text = wt.show(plan)
+    assert plan.pick.deployment.accelerator.name in text
+
+
+def test_simulate_answers() -> None:
+    found = wt.simulate(wt.deployment("llama-3.1-8b", "h100-sxm"), wt.request_table(**TRAFFIC), slo="ttft_p99<2s")
+    assert found.metrics.finished == 60
+    assert found.simulation.ttft_s.shape == (60,)
+    assert found.usd_per_h > 0
+    assert found.memory.fits
+    assert found.notes == ()
+    assert "Every target holds" in wt.show(found)
+
+
+def test_simulate_takes_a_name_and_a_spec() -> None:
+    found = wt.deployment("llama-3.1-8b", "h100-sxm")
+    spec = wt.WorkloadSpec(requests=50, arrivals={"rate_per_s": 5.0})
+    assert wt.simulate(found, spec, prices={"h100-sxm": 1.0}).usd_per_h == 1.0
+    assert wt.simulate(found, "chat-fixed").workload_name == "chat-fixed"
+
+
+def test_results_are_written_whole(plan: PlanResult, tmp_path: Path) -> None:
+    found = wt.deployment("llama-3.1-8b", "h100-sxm")
+    served = wt.simulate(found, wt.request_table(**TRAFFIC))
+    explained = wt.explain(found, wt.decode_batch(8, 1000))
+    for name, result in (("plan", plan), ("run", served), ("step", explained)):
+        path = wt.save(result, tmp_path / f"{name}.json")
+        assert isinstance(json.loads(path.read_text()), dict)
+    for name, result in (("plan", plan), ("run", served)):
+        assert "<html" in wt.save(result, tmp_path / f"{name}.html").read_text()
+    with pytest.raises(wt.InputError, match=r"cannot write this kind of file, got '\.html'; allowed: \.json"):
+        wt.save(explained, tmp_path / "step.html")
+    with pytest.raises(wt.InputError, match=r"allowed: \.json or \.html"):
+        wt.save(served, tmp_path / "run.pdf")
+
+
+def test_explain_adds_up_and_shows() -> None:
+    found = wt.deployment("llama-3.1-8b", "h100-sxm")
+    explained = wt.explain(found, wt.decode_batch(8, 1000) + wt.prefill_batch([(0, 256)]))
+    assert "The step" in wt.show(explained)
+
+
+def test_mistakes_are_raised_together() -> None:
+    with pytest.raises(wt.InputError) as caught:
+        wt.plan("llama-3.1-8", accelerators=["h100-smx", "l4"], slo="tfft<2s", engine="vlm")
+    found = {problem.file: problem.nearest for problem in caught.value.problems}
+    assert found == {"model": found["model"], "accelerator": "h100-sxm", "slo": "ttft", "engine": "vllm"}
+    assert found["model"]
+
+
+def test_no_accelerators_are_refused() -> None:
+    with pytest.raises(wt.InputError, match="max_accelerators: must be at least 1, got 0"):
+        wt.plan("llama-3.1-8b", accelerators=["l4"], slo="ttft<2s", max_accelerators=0)
+
+
+def test_what_does_not_fit_is_infeasible() -> None:
+    with pytest.raises(wt.InfeasibleError, match="does not fit: weights"):
+        wt.simulate(wt.deployment("llama-3.1-70b", "l4"), wt.request_table(**TRAFFIC))
+
+
+def test_catalogue_lists_names() -> None:
+    assert "h100-sxm" in wt.catalogue("accelerators")
+    with pytest.raises(wt.InputError, match="did you mean 'models'"):
+        wt.catalogue("model")
+
+
+def test_plan_clips_requests_to_the_models_context() -> None:
+    found = wt.plan(
+        "opt-125m",
+        accelerators=["l4"],
+        slo="ttft_p99<2s",
+        workload=wt.request_table([0.0, 1.0, 2.0], [500, 5000, 500], [10, 10, 10]),
+        max_accelerators=1,
+        precisions=["bf16"],
+    )
+    assert found.pick is not None
+    assert found.pick.metrics is not None
+    assert found.pick.metrics.rejected == 0
+    assert any("2,048" in note or "2048" in note for note in found.notes)
+
+
+def test_an_unknown_name_of_the_package() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'simulat'"):
+        _ = wt.simulat
+    assert set(wt.__all__) <= set(dir(wt))
