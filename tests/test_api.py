@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,9 +77,34 @@ def test_mistakes_are_raised_together() -> None:
     assert found["model"]
 
 
-def test_no_accelerators_are_refused() -> None:
-    with pytest.raises(wt.InputError, match="max_accelerators: must be at least 1, got 0"):
-        wt.plan("llama-3.1-8b", accelerators=["l4"], slo="ttft<2s", max_accelerators=0)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_accelerators": 0}, "max_accelerators: must be at least 1, got 0"),
+        ({"accelerators": []}, "accelerators: no accelerator given"),
+        ({"precisions": ["fp9"]}, "precisions: unknown number format, got 'fp9'.*did you mean 'fp"),
+        ({"precisions": []}, "precisions: no number format given"),
+        ({"prices": {"h100-smx": 1.0}}, "prices: unknown accelerator, got 'h100-smx'.*did you mean 'h100-sxm'"),
+        ({"prices": {"l4": -1.0}}, r"prices: l4: must be 0 or more dollars, got -1\.0"),
+        ({"prices": {"l4": float("nan")}}, "prices: l4: must be 0 or more dollars, got nan"),
+        ({"workload": wt.request_table([], [], [])}, "workload: there is no request to serve"),
+        ({"workload": "azure-conversatio"}, "did you mean 'azure-conversation'"),
+    ],
+)
+def test_what_is_refused(given: dict[str, Any], message: str) -> None:
+    asked: dict[str, Any] = {"accelerators": ["l4"], "slo": "ttft<2s", "workload": wt.request_table(**TRAFFIC)}
+    with pytest.raises(wt.InputError, match=message):
+        wt.plan("llama-3.1-8b", **{**asked, **given})
+
+
+def test_one_accelerator_need_not_be_in_a_list_and_counts_once() -> None:
+    workload = wt.request_table([0.0, 1.0], [100, 100], [5, 5])
+    asked: dict[str, Any] = {"slo": "ttft<2s", "workload": workload, "max_accelerators": 1, "prices": {"L4": 0.25}}
+    alone, twice = (wt.plan("llama-3.1-8b", accelerators=a, **asked) for a in ("l4", ["l4", "L4"]))
+    assert alone.accelerators == twice.accelerators == ("l4",)
+    assert len(alone.candidates) == len(twice.candidates)
+    assert alone.pick is not None
+    assert alone.pick.usd_per_h == 0.25
 
 
 def test_what_does_not_fit_is_infeasible() -> None:

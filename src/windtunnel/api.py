@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from windtunnel.errors import Problem, SpecError
+from windtunnel.errors import Problem, SpecError, TraceError
 from windtunnel.operators.batch import Batch
 from windtunnel.report.explain import Explanation
 from windtunnel.search.result import PlanResult
@@ -30,7 +30,7 @@ Workload = str | Path | WorkloadSpec | RequestTable
 def plan(
     model: str | ModelSpec,
     *,
-    accelerators: Sequence[str | AcceleratorSpec],
+    accelerators: str | AcceleratorSpec | Sequence[str | AcceleratorSpec],
     slo: str | SloSpec,
     workload: Workload = "azure-conversation",
     max_accelerators: int = 8,
@@ -63,11 +63,12 @@ def plan(
     from windtunnel.search.question import Question
     from windtunnel.workload.transform import clip
 
-    if max_accelerators < 1:
-        raise SpecError(Problem("must be at least 1", path="max_accelerators", got=str(max_accelerators)))
     with accept() as take:
+        if max_accelerators < 1:
+            take.collect.problems.append(Problem("must be at least 1", "max_accelerators", got=str(max_accelerators)))
         found_model = take.model(model)
-        devices = tuple(take.accelerator(one) for one in accelerators)
+        devices = take.accelerators(accelerators)
+        formats, own_prices = take.precisions(precisions), take.prices(prices, devices)
         found_engine = take.engine(engine)
         targets = take.slo(slo)
     table, name, notes = _traffic(workload)
@@ -79,8 +80,8 @@ def plan(
         accelerators=devices,
         max_accelerators=max_accelerators,
         engine=found_engine,
-        precisions=tuple(precisions),
-        prices=dict(prices or {}),
+        precisions=formats,
+        prices=own_prices,
     )
     return search_plans(question, workload_name=name, notes=(*notes, *clipped.notes()), progress=progress)
 
@@ -121,6 +122,7 @@ def simulate(
 
     with accept() as take:
         targets = take.slo(slo) if slo is not None else SloSpec()
+        own_prices = take.prices(prices, [deployment.accelerator])
     table, name, notes = _traffic(workload)
     return serve(
         deployment,
@@ -128,7 +130,7 @@ def simulate(
         targets,
         workload_name=name,
         notes=notes,
-        prices=prices,
+        prices=own_prices,
         router=router,
         seed=seed,
         record_steps=record_steps,
@@ -213,6 +215,8 @@ def _traffic(workload: Workload) -> tuple[RequestTable, str, tuple[str, ...]]:
     from windtunnel.workload.load import load_workload
 
     if isinstance(workload, RequestTable):
+        if not len(workload):
+            raise TraceError(Problem("there is no request to serve", "workload"))
         return workload, "workload", ()
     found = load_workload(workload)
     return found.table, found.name, found.notes
