@@ -60,7 +60,7 @@ def plan(
         TraceError: a trace that cannot be read.
     """
     from windtunnel.search.plan import search_plans
-    from windtunnel.search.question import Question
+    from windtunnel.search.question import SEQUENCE_LIMITS, Question
     from windtunnel.workload.transform import clip
 
     with accept() as take:
@@ -82,6 +82,7 @@ def plan(
         engine=found_engine,
         precisions=formats,
         prices=own_prices,
+        sequence_limits=SEQUENCE_LIMITS,
     )
     return search_plans(question, workload_name=name, notes=(*notes, *clipped.notes()), progress=progress)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import made_run
 
+from runs import made_run
 from windtunnel.metrics.goodput import attainment, met
 from windtunnel.metrics.steady import bounds_waiting, kept_up, steady_rows
 from windtunnel.metrics.summary import metrics_of

@@ -35,4 +35,5 @@ def token_gaps_s(simulation: Simulation) -> npt.NDArray[np.float64]:
     first = np.append(True, ~same)
     again = np.append(same & chunk[:-1] & chunk[1:], False) & ~first
     end_s, request = end_s[~again], request[~again]
-    return np.diff(end_s)[request[1:] == request[:-1]]
+    gaps: npt.NDArray[np.float64] = np.diff(end_s)[request[1:] == request[:-1]]
+    return gaps

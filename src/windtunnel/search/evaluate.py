@@ -11,16 +11,11 @@ from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import SchedulerSettings, Simulation, run
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec
-from windtunnel.workload.table import AT_ARRIVAL, RequestTable
-
-OVERLOAD_SHARE = 0.05
-"""A run is ended as hopeless when this share of all requests waits at one replica at once..."""
-OVERLOAD_MINIMUM = 500
-"""...and at least so many."""
+from windtunnel.workload.table import RequestTable
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Prediction:
     """A simulation and its metrics."""
 
     simulation: Simulation
@@ -50,13 +45,6 @@ def request_tokens(workload: RequestTable) -> float:
     return float((workload.prompt_tokens + workload.output_tokens).mean()) if len(workload) else 0.0
 
 
-def overload_limit(workload: RequestTable) -> int | None:
-    """How many waiting requests end a run; none for traffic that waits by design (all at once, closed loops)."""
-    if workload.rate_per_s <= 0 or (workload.after != AT_ARRIVAL).any():
-        return None
-    return max(OVERLOAD_MINIMUM, int(OVERLOAD_SHARE * len(workload)))
-
-
 def evaluate(
     deployment: DeploymentSpec,
     workload: RequestTable,
@@ -68,8 +56,8 @@ def evaluate(
     memory: MemoryNeed | None = None,
     sample_interval_s: float | None = None,
     record_steps: bool = False,
-    give_up: bool = True,
-) -> Outcome:
+    max_waiting: int | None = None,
+) -> Prediction:
     """Serve a workload on a deployment, replicas and router included.
 
     Args:
@@ -81,7 +69,7 @@ def evaluate(
         surface, memory: of one replica, when already known.
         sample_interval_s: keep the cluster's state at this interval.
         record_steps: keep every step.
-        give_up: end a hopelessly overloaded run early.
+        max_waiting: end the run as lost when more requests wait at one replica.
     """
     surface = surface or step_surface(deployment)
     memory = memory or memory_need(deployment, request_tokens(workload))
@@ -98,6 +86,6 @@ def evaluate(
         seed=seed,
         sample_interval_s=sample_interval_s,
         record_steps=record_steps,
-        max_waiting=overload_limit(workload) if give_up else None,
+        max_waiting=max_waiting,
     )
-    return Outcome(simulation, metrics_of(simulation, slo, surface.static_w))
+    return Prediction(simulation, metrics_of(simulation, slo, surface.static_w))

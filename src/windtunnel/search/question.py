@@ -13,6 +13,8 @@ from windtunnel.workload.table import RequestTable
 
 CONTEXT_STEP = 1024
 """The context limit is set to the longest request, rounded up to a multiple of this."""
+SEQUENCE_LIMITS = (1024,)
+"""Values of `max_num_seqs` that are tried beside the engine's own, unless the user sets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Question:
         prices: the user's own prices by accelerator, US dollars per accelerator and hour.
         router: routing policy between replicas.
         seed: of everything random.
+        sequence_limits: larger values of `max_num_seqs` to try where the engine's own is reached.
     """
 
     model: ModelSpec
@@ -44,6 +47,7 @@ class Question:
     prices: Mapping[str, float] = field(default_factory=dict)
     router: str = "least_outstanding"
     seed: int = 0
+    sequence_limits: tuple[int, ...] = ()
 
     @property
     def max_model_len(self) -> int:

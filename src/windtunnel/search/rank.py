@@ -25,9 +25,14 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def closest_of(candidates: Sequence[Candidate], slo: SloSpec) -> Candidate | None:
-    """Of those that miss, the one whose worst target is missed by the least."""
+    """Of those that miss, the one that carries most of the traffic within the targets; then the least missed."""
     missing = [c for c in candidates if c.outcome == "misses" and c.metrics is not None]
-    return min(missing, key=lambda c: c.metrics.tightness(slo) if c.metrics else math.inf, default=None)
+
+    def far(c: Candidate) -> tuple[float, float, float]:
+        carried = c.capacity_per_s if math.isfinite(c.capacity_per_s) else -1.0
+        return -carried, c.tightness(slo), c.usd_per_h
+
+    return min(missing, key=far, default=None)
 
 
 def with_reasons(candidates: Sequence[Candidate], slo: SloSpec, rate_per_s: float) -> tuple[Candidate, ...]:
@@ -44,12 +49,12 @@ def _reason(candidate: Candidate, pick: Candidate | None, slo: SloSpec, rate_per
     if candidate.usd_per_h > pick.usd_per_h * 1.0005:
         more = candidate.usd_per_h / pick.usd_per_h - 1.0
         return f"holds every target, {more:.0%} dearer than the pick"
-    if math.isfinite(candidate.capacity_per_s) and math.isfinite(pick.capacity_per_s):
+    if candidate.capacity_per_s < pick.capacity_per_s:
         return (
             f"costs the same as the pick, takes {candidate.capacity_per_s:.2f} instead of {pick.capacity_per_s:.2f} "
             "requests/s"
         )
-    return "costs the same as the pick"
+    return "costs the same as the pick and carries as much"
 
 
 def missed(candidate: Candidate, slo: SloSpec) -> str:
@@ -64,6 +69,8 @@ def missed(candidate: Candidate, slo: SloSpec) -> str:
         return (
             f"{metrics.attainment:.1%} of requests meet the limits, {slo.attainment:.0%} are asked; {candidate.binding}"
         )
+    if metrics.meets(slo) or not metrics.violations(slo):
+        return f"queues grow through the run, which the targets alone do not forbid; {candidate.binding}"
     parts = [
         f"{t.metric.upper()} {t.statistic} {format_seconds(metrics.value_s(t))} (target {format_seconds(t.limit_s)})"
         for t in metrics.violations(slo)

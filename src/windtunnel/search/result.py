@@ -29,11 +29,14 @@ class Candidate:
         usd_per_h: price of all its accelerators, US dollars per hour.
         memory: memory need per rank, when it was computed.
         metrics: what it does at the asked traffic, when simulated.
-        capacity_per_s: most requests per second (whole deployment, same mix) that hold the targets.
-        binding: which target gives way first at capacity, and what limits it
-            (`TPOT p99: memory bandwidth`).
+        capacity_per_s: most requests per second (whole deployment, same mix) that hold the targets; 0 when
+            none do, nan when it was not looked for.
+        binding: which target gives way first, at capacity where that is known, and where its slowest
+            requests spend their time (`TPOT p99: memory bandwidth (58% of the time, ...)`).
         usd_per_million_tokens: dollars per million tokens, prompt and output, at the asked traffic.
         joules_per_output_token: energy of all its accelerators per output token.
+        slots_full: whether a replica ever ran max_num_seqs requests at once.
+        more_slots: whether max_num_seqs is larger than the engine's own.
     """
 
     deployment: DeploymentSpec
@@ -46,12 +49,20 @@ class Candidate:
     binding: str = ""
     usd_per_million_tokens: float = float("nan")
     joules_per_output_token: float = float("nan")
+    slots_full: bool = False
+    more_slots: bool = False
+
+    def tightness(self, slo: SloSpec) -> float:
+        """How near the nearest target is, above 1 when missed; infinite when it was not simulated."""
+        return self.metrics.tightness(slo) if self.metrics is not None else float("inf")
 
     @property
     def label(self) -> str:
         """`2 x h100-sxm: TP2 x1 bf16, 2048-token steps`."""
-        plan, budget = self.deployment.plan, self.deployment.engine.max_num_batched_tokens
-        return f"{plan.accelerators} x {self.deployment.accelerator.name}: {plan.label()}, {budget}-token steps"
+        plan, engine = self.deployment.plan, self.deployment.engine
+        name = f"{plan.accelerators} x {self.deployment.accelerator.name}: {plan.label()}"
+        slots = f" of up to {engine.max_num_seqs} requests" if self.more_slots else ""
+        return f"{name}, {engine.max_num_batched_tokens}-token steps{slots}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,16 @@
 """Refute a deployment on the first part of a workload, when that part alone already breaks a target.
 
-A percentile target allows a fixed number of requests beyond its limit. Requests that were served before the
-first part's last arrival would have been served just so in the whole workload (arrivals that come later
-cannot reach back), so when more of them than the whole workload allows are beyond the limit, the target is lost
+A percentile target allows a fixed number of requests beyond its limit. What happened before the first part's
+last arrival would have happened just so in the whole workload (arrivals that come later cannot reach back), so
+when more of its requests are beyond the limit by then than the whole workload allows, the target is lost
 whatever follows. Nothing is refuted that could have held.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from windtunnel.search.demand import allowed_beyond, allowed_unmet
 from windtunnel.serving.result import Simulation
 from windtunnel.specs.slo import SloSpec
 from windtunnel.workload.table import AT_ARRIVAL, RequestTable
@@ -38,19 +37,22 @@ def refuted(simulation: Simulation, workload: RequestTable, slo: SloSpec) -> boo
         workload: the whole workload.
         slo: the targets.
     """
+    if simulation.stop == "overload":
+        return True
     end_s = float(simulation.workload.arrival_s[-1])
-    values = {"ttft": simulation.ttft_s, "tpot": simulation.tpot_s, "e2e": simulation.e2e_s}
-    when = {"ttft": simulation.first_token_s, "tpot": simulation.finish_s, "e2e": simulation.finish_s}
+    waited_s = end_s - simulation.arrival_s
     beyond_any = np.zeros(len(simulation), dtype=bool)
     for target in slo.targets:
-        settled = when[target.metric] <= end_s
-        beyond = settled & (values[target.metric] >= target.limit_s)
+        when = simulation.first_token_s if target.metric == "ttft" else simulation.finish_s
+        settled = when <= end_s
+        if target.metric == "tpot":
+            beyond = settled & (simulation.tpot_s >= target.limit_s)
+        else:
+            beyond = np.where(settled, when - simulation.arrival_s, waited_s) >= target.limit_s
+        beyond &= ~simulation.rejected
         beyond_any |= beyond
-        if slo.attainment or target.statistic == "mean":
-            continue
-        counted = len(workload) if target.metric != "tpot" else int((workload.output_tokens > 1).sum())
-        # The quantile at level p of n values lies at rank p * (n - 1): so many values may lie above it.
-        allowed = math.ceil((1.0 - float(target.statistic[1:]) / 100.0) * (counted - 1)) + 1
-        if int(beyond.sum()) > allowed:
-            return True
-    return bool(slo.attainment) and int(beyond_any.sum()) > math.floor((1.0 - slo.attainment) * len(workload))
+        if not slo.attainment and target.statistic != "mean":
+            counted = len(workload) if target.metric != "tpot" else int((workload.output_tokens > 1).sum())
+            if int(beyond.sum()) > allowed_beyond(target, counted):
+                return True
+    return bool(slo.attainment) and int(beyond_any.sum()) > allowed_unmet(slo, len(workload))

@@ -102,7 +102,6 @@ def serve(
         memory=memory,
         sample_interval_s=sample_interval_s,
         record_steps=record_steps,
-        give_up=False,
     )
     usd_per_h, said = math.nan, [*notes, *clipped.notes()]
     try:

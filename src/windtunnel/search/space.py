@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from windtunnel.search.question import Question
@@ -86,5 +86,22 @@ def units(question: Question) -> Iterator[Unit]:
                     plan=plan,
                     engine=engine,
                 )
-                problems = deployment_problems(deployment)
-                yield Unit(deployment, "; ".join(f"{p.path} {p.got}: {p.message}" for p in problems))
+                yield _unit(deployment)
+
+
+def with_slots(deployments: Iterable[DeploymentSpec], max_num_seqs: int) -> Iterator[Unit]:
+    """One replica of each deployment with more requests at once, where that is more."""
+    for deployment in deployments:
+        engine = deployment.engine
+        if max_num_seqs > engine.max_num_seqs:
+            slots = {
+                "max_num_seqs": max_num_seqs,
+                "max_num_batched_tokens": max(engine.max_num_batched_tokens, max_num_seqs),
+            }
+            plan = deployment.plan.model_copy(update={"replicas": 1})
+            yield _unit(deployment.model_copy(update={"plan": plan, "engine": engine.model_copy(update=slots)}))
+
+
+def _unit(deployment: DeploymentSpec) -> Unit:
+    problems = deployment_problems(deployment)
+    return Unit(deployment, "; ".join(f"{p.path} {p.got}: {p.message}" for p in problems))
