@@ -72,13 +72,15 @@ def closed_starts(turns: Ints, think_s: Floats, users: int, pause_s: float) -> t
     sessions = len(turns)
     last_row = np.cumsum(turns) - 1
     first_row = last_row - turns + 1
-    so_far_s = np.cumsum(think_s)
-    length_s = so_far_s[last_row] - so_far_s[first_row]
-    rounds = -(-sessions // users)
-    taken_s = np.zeros(rounds * users)
-    taken_s[:sessions] = length_s + pause_s
-    ends_s = np.cumsum(taken_s.reshape(rounds, users), axis=0)
-    start_s = np.concatenate((np.zeros((1, users)), ends_s))[:rounds].ravel()[:sessions]
+    pauses_s = think_s.astype(np.float64)
+    pauses_s[first_row] = 0.0
+    so_far_s = np.cumsum(pauses_s)
+    length_s = np.maximum(so_far_s[last_row] - so_far_s[first_row], 0.0)
+    start_s = np.zeros(sessions)
+    for at in range(users, sessions, users):
+        # Summed as the turns' own arrivals are, so that rounding puts none before its predecessor.
+        row = np.arange(at, min(at + users, sessions))
+        start_s[row] = start_s[row - users] + length_s[row - users] + pause_s
     after = np.full(sessions, AT_ARRIVAL, dtype=np.int64)
     after[users:] = last_row[: max(sessions - users, 0)]
     return start_s, after, np.where(after >= 0, pause_s, 0.0)
