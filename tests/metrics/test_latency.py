@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import made_run
 
+from runs import made_run
 from windtunnel.metrics.latency import cdf_points, latency_statistics, request_latency_s, statistic
 
 
