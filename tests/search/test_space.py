@@ -73,7 +73,7 @@ def test_every_layout_that_does_not_divide_is_named() -> None:
 
 
 def test_several_problems_of_a_unit_are_all_named() -> None:
-    found = [u for u in _units("gpt2-xl", "a100-80g-sxm", most=2) if u.deployment.plan.weight_dtype == "fp8"]
+    found = [u for u in _units("gpt2-xl", "t4", most=2) if u.deployment.plan.weight_dtype == "fp8"]
     both = [unit.problem for unit in found if unit.deployment.plan.tensor_parallel == 2]
     assert both
     assert all("25 query heads" in text and "does not compute in this format" in text for text in both)
@@ -82,6 +82,15 @@ def test_several_problems_of_a_unit_are_all_named() -> None:
 @pytest.mark.parametrize(("model", "native"), [("gpt-oss-120b", "mxfp4"), ("deepseek-v3", "fp8")])
 def test_a_quantised_model_is_not_blown_up(model: str, native: str) -> None:
     assert {u.deployment.plan.weight_dtype for u in _units(model, "h200-sxm")} == {native}
+
+
+def test_fp8_weights_are_expanded_where_the_device_cannot_multiply_them() -> None:
+    on_ampere = {u.deployment.plan for u in _units("llama-3.1-8b", "a100-80g-sxm", most=1) if not u.problem}
+    assert {(p.weight_dtype, p.matmul_dtype, p.kv_dtype) for p in on_ampere} == {
+        ("bf16", "bf16", "bf16"),
+        ("fp8", "bf16", "bf16"),
+    }
+    assert all("does not compute" in u.problem for u in _units("llama-3.1-8b", "mi250-gcd", precisions=("fp8",)))
 
 
 def test_half_precision_is_what_the_device_has() -> None:

@@ -93,7 +93,7 @@ def plan(
 
 def _question(given: Given, loaded: LoadedWorkload | None) -> Question | None:
     """Everything resolved; None when something was wrong (kept in `given`)."""
-    from windtunnel.search.question import Question
+    from windtunnel.search.question import SEQUENCE_LIMITS, Question
     from windtunnel.specs.load import load
     from windtunnel.workload.transform import clip
 
@@ -118,7 +118,10 @@ def _question(given: Given, loaded: LoadedWorkload | None) -> Question | None:
     assert engine is not None
     engine = engine.model_copy(update={**settings, **({"memory_utilization": share} if share else {})})
     table, _ = clip(loaded.table, model.max_context_tokens)
-    return Question(model, table, slo, tuple(accelerators), most, engine, precisions, budgets, prices, router, seed)
+    slots = () if given.has("max_num_seqs") else SEQUENCE_LIMITS
+    return Question(
+        model, table, slo, tuple(accelerators), most, engine, precisions, budgets, prices, router, seed, slots
+    )
 
 
 def _precisions(given: Given) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from windtunnel.search.question import Question
 from windtunnel.search.rank import closest_of, ranked, with_reasons
 from windtunnel.search.result import Candidate, PlanResult
 from windtunnel.search.solve import Solver, Stopped
-from windtunnel.search.space import Unit, units, with_slots
+from windtunnel.search.space import Unit, expands, units, with_slots
 from windtunnel.search.traffic import traffic_of
 from windtunnel.serving.result import Simulation
 from windtunnel.specs.fields import DTYPE_BYTES
@@ -269,6 +269,11 @@ def _notes(chosen: Candidate | None) -> tuple[str, ...]:
         found.append(
             f"{weights} weights change what the model says as well as its speed; only the speed is predicted "
             f"(--precisions {native} keeps the published format)"
+        )
+    if expands(deployment.accelerator, weights):
+        found.append(
+            f"{deployment.accelerator.name} stores the {weights} weights and multiplies in "
+            f"{deployment.plan.matmul_dtype} (weight-only kernels)"
         )
     device = device_of(deployment.accelerator)
     if device.provenance != "calibrated":

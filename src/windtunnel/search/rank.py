@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from windtunnel.search.result import Candidate
+from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.slo import SloSpec
 from windtunnel.units import format_seconds
 
@@ -14,12 +15,17 @@ _ORDER = {"meets": 0, "misses": 1, "skipped": 2, "dominated": 3, "infeasible": 4
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """What meets the targets first, by dollars per hour, then capacity, accelerators and energy; then the rest."""
+    """What meets the targets first, by dollars per hour; then the rest.
+
+    At equal cost more capacity comes first, then fewer accelerators, then less quantisation, then less energy.
+    """
 
     def key(c: Candidate) -> tuple[float, ...]:
         room = -c.capacity_per_s if math.isfinite(c.capacity_per_s) else 0.0
         joules = c.joules_per_output_token if math.isfinite(c.joules_per_output_token) else math.inf
-        return (_ORDER[c.outcome], round(c.usd_per_h, 6), room, c.deployment.plan.accelerators, joules)
+        plan = c.deployment.plan
+        bits = DTYPE_BYTES[plan.weight_dtype] + DTYPE_BYTES[plan.kv_dtype]
+        return (_ORDER[c.outcome], round(c.usd_per_h, 6), room, plan.accelerators, -bits, joules)
 
     return sorted(candidates, key=key)
 

@@ -45,15 +45,26 @@ def plans_of(question: Question, accelerator: AcceleratorSpec, per_node: int) ->
             experts = {1, tp} if question.model.moe is not None else {1}
             for ep in sorted(experts):
                 for weights in _weight_formats(question, half):
-                    for kv in KV_OF.get(weights, (half,)):
+                    widened = weights in HALF or expands(accelerator, weights)
+                    for kv in (half,) if widened else KV_OF.get(weights, (half,)):
                         yield PlanSpec(
                             tensor_parallel=tp,
                             pipeline_parallel=pp,
                             expert_parallel=ep,
                             weight_dtype=weights,
                             kv_dtype=half if kv in HALF else kv,
-                            compute_dtype=half if weights in HALF else None,
+                            compute_dtype=half if widened else None,
                         )
+
+
+def expands(accelerator: AcceleratorSpec, weights: str) -> bool:
+    """Whether fp8 weights are stored as such and multiplied in bf16, since the device does not multiply fp8.
+
+    Engines have such kernels for NVIDIA devices from Ampere on (vLLM's documentation, "FP8 W8A8": "Ampere GPUs are
+    supported for W8A16 (weight-only FP8) utilizing Marlin kernels").
+    """
+    rates = accelerator.peak_flops_per_s
+    return weights == "fp8" and "fp8" not in rates and "bf16" in rates and accelerator.vendor == "nvidia"
 
 
 def _weight_formats(question: Question, half: str) -> tuple[str, ...]:
