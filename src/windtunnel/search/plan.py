@@ -38,7 +38,7 @@ from windtunnel.specs.fields import DTYPE_BYTES
 
 WAVE = 8
 """Candidates simulated side by side before the best known cost is updated, so that no answer depends on timing."""
-WITH_CAPACITY = 24
+WITH_CAPACITY = 8
 """Of so many of the best candidates the capacity is bracketed, at least (all that tie for the pick always)."""
 CLOSEST = 4
 """When nothing meets the targets: of so many of the closest the capacity is bracketed."""
