@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 import windtunnel as wt
+from windtunnel.api import Plan
 from windtunnel.search.result import PlanResult
 
 TRAFFIC = {"arrival_s": [0.3 * i for i in range(60)], "prompt_tokens": [500] * 60, "output_tokens": [40] * 60}
 
 
 @pytest.fixture(scope="module")
-def plan() -> PlanResult:
+def plan() -> Plan:
     return wt.plan(
         "llama-3.1-8b",
         accelerators=["l4", "h100-sxm"],
@@ -137,3 +138,21 @@ def test_an_unknown_name_of_the_package() -> None:
     with pytest.raises(AttributeError, match="no attribute 'simulat'"):
         _ = wt.simulat
     assert set(wt.__all__) <= set(dir(wt))
+
+
+def test_answers_carry_their_own_verbs(plan: Plan, tmp_path: Path) -> None:
+    explained = wt.explain(wt.deployment("llama-3.1-8b", "h100-sxm"), wt.decode_batch(8, 1000))
+    served = wt.simulate(wt.deployment("llama-3.1-8b", "h100-sxm"), wt.request_table(**TRAFFIC))
+    for answer in (plan, served, explained):
+        assert answer.table() == wt.show(answer)
+        assert json.loads(json.dumps(answer.as_dict(), allow_nan=False)) == answer.as_dict()
+        assert answer.as_dict() == json.loads(answer.save(tmp_path / "answer.json").read_text())
+
+
+def test_a_deployment_may_be_a_file() -> None:
+    path = Path(__file__).parent.parent / "examples" / "custom_deployment.yaml"
+    served = wt.simulate(path, wt.request_table(**TRAFFIC), prices={"l40s-at-300w": 1.0})
+    assert served.usd_per_h == 4.0
+    assert served.deployment.accelerator.max_w == 300
+    assert served.metrics.finished == 60
+    assert wt.explain(str(path), wt.decode_batch(4, 500)).seconds > 0

@@ -6,6 +6,7 @@ Names and paths are accepted wherever a spec is; all mistakes are raised togethe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,43 @@ Workload = str | Path | WorkloadSpec | RequestTable
 """A catalogue name, a trace or YAML file, a spec, or the requests themselves."""
 
 
+class _Answer:
+    """What every answer can do: be read, be a record, be written."""
+
+    __slots__ = ()
+
+    def table(self) -> str:
+        """The answer as text for a terminal, as the command line prints it."""
+        return show(self)  # type: ignore[arg-type]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer as JSON can hold it, as the command line's `--json` writes it."""
+        return _record(self)  # type: ignore[arg-type]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the answer, whole or not at all, as `.json` or, with charts, `.html`."""
+        return save(self, path)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(PlanResult, _Answer):
+    """The answer of `plan`; see `PlanResult` for its fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Run, _Answer):
+    """The answer of `simulate`; see `Run` for its fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained(Explanation, _Answer):
+    """The answer of `explain`; see `Explanation` for its fields. It is written as `.json` only."""
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    return {field.name: getattr(result, field.name) for field in fields(result)}
+
+
 def plan(
     model: str | ModelSpec,
     *,
@@ -38,7 +76,7 @@ def plan(
     precisions: Sequence[str] = ("bf16", "fp8"),
     prices: Mapping[str, float] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> PlanResult:
+) -> Plan:
     """Which deployment carries this workload within these targets at the least cost?
 
     Args:
@@ -53,7 +91,8 @@ def plan(
         progress: called with (done, all, candidate).
 
     Returns:
-        Every candidate with its outcome and reason; `pick` is the cheapest that holds the targets.
+        Every candidate with its outcome and reason; `pick` is the cheapest that holds the targets. The answer has
+        `.table()`, `.as_dict()` and `.save(path)`.
 
     Raises:
         SpecError: a name or value that cannot be used.
@@ -84,11 +123,12 @@ def plan(
         prices=own_prices,
         sequence_limits=SEQUENCE_LIMITS,
     )
-    return search_plans(question, workload_name=name, notes=(*notes, *clipped.notes()), progress=progress)
+    said = (*notes, *clipped.notes())
+    return Plan(**_fields(search_plans(question, workload_name=name, notes=said, progress=progress)))
 
 
 def simulate(
-    deployment: DeploymentSpec,
+    deployment: DeploymentSpec | str | Path,
     workload: Workload = "azure-conversation",
     *,
     slo: str | SloSpec | None = None,
@@ -97,11 +137,11 @@ def simulate(
     seed: int = 0,
     record_steps: bool = False,
     sample_interval_s: float | None = None,
-) -> Run:
+) -> Served:
     """What happens to this traffic on this deployment?
 
     Args:
-        deployment: from `windtunnel.deployment(...)`.
+        deployment: from `windtunnel.deployment(...)`, or the path of a YAML file that holds one.
         workload: the traffic.
         slo: targets, for attainment and goodput.
         prices: your own US dollars per accelerator and hour, by accelerator name.
@@ -112,7 +152,7 @@ def simulate(
 
     Returns:
         `metrics`, `simulation` (one row per request), `memory`, `usd_per_h` and `notes` (requests clipped to the
-        context limit and the like).
+        context limit and the like). The answer has `.table()`, `.as_dict()` and `.save(path)`.
 
     Raises:
         SpecError: a name or value that cannot be used.
@@ -123,10 +163,11 @@ def simulate(
 
     with accept() as take:
         targets = take.slo(slo) if slo is not None else SloSpec()
-        own_prices = take.prices(prices, [deployment.accelerator])
+        found = _deployment(deployment)
+        own_prices = take.prices(prices, [found.accelerator])
     table, name, notes = _traffic(workload)
-    return serve(
-        deployment,
+    done = serve(
+        found,
         table,
         targets,
         workload_name=name,
@@ -137,18 +178,19 @@ def simulate(
         record_steps=record_steps,
         sample_interval_s=sample_interval_s,
     )
+    return Served(**_fields(done))
 
 
-def explain(deployment: DeploymentSpec, batch: Batch) -> Explanation:
+def explain(deployment: DeploymentSpec | str | Path, batch: Batch) -> Explained:
     """Where does the time, memory and energy of one step go, and how far is that from the hardware's limit?
 
     Args:
-        deployment: what runs.
+        deployment: from `windtunnel.deployment(...)`, or the path of a YAML file that holds one.
         batch: from `decode_batch(...)`, `prefill_batch(...)` or their sum.
     """
     from windtunnel.report.explain import explain_step
 
-    return explain_step(deployment, batch, "The step")
+    return Explained(**_fields(explain_step(_deployment(deployment), batch, "The step")))
 
 
 def schedule(case: str | Path) -> list[dict[str, Any]]:
@@ -193,23 +235,40 @@ def save(result: PlanResult | Run | Explanation, path: str | Path) -> Path:
     Raises:
         SpecError: the suffix is not one that this result can be written as.
     """
-    from windtunnel.report.explain import explain_record
     from windtunnel.report.files import write_atomic
     from windtunnel.report.json import to_json
     from windtunnel.report.plan_page import plan_html
-    from windtunnel.report.records import plan_record
     from windtunnel.report.run_page import run_html
-    from windtunnel.report.run_record import run_record
 
     suffix = Path(path).suffix
     allowed = ".json" if isinstance(result, Explanation) else ".json or .html"
     if suffix not in allowed.split(" or "):
         raise SpecError(Problem("cannot write this kind of file", path=str(path), got=repr(suffix), allowed=allowed))
+    if suffix == ".html" and isinstance(result, PlanResult):
+        return write_atomic(path, plan_html(result))
+    if suffix == ".html" and isinstance(result, Run):
+        return write_atomic(path, run_html(result))
+    return write_atomic(path, to_json(_record(result)))
+
+
+def _record(result: PlanResult | Run | Explanation) -> dict[str, Any]:
+    from windtunnel.report.explain import explain_record
+    from windtunnel.report.json import plain
+    from windtunnel.report.records import plan_record
+    from windtunnel.report.run_record import run_record
+
     if isinstance(result, PlanResult):
-        return write_atomic(path, plan_html(result) if suffix == ".html" else to_json(plan_record(result)))
-    if isinstance(result, Run):
-        return write_atomic(path, run_html(result) if suffix == ".html" else to_json(run_record(result)))
-    return write_atomic(path, to_json(explain_record(result)))
+        record = plan_record(result)
+    else:
+        record = run_record(result) if isinstance(result, Run) else explain_record(result)
+    found: dict[str, Any] = plain(record)
+    return found
+
+
+def _deployment(given: DeploymentSpec | str | Path) -> DeploymentSpec:
+    from windtunnel.specs.assemble import load_deployment
+
+    return given if isinstance(given, DeploymentSpec) else load_deployment(given)
 
 
 def _traffic(workload: Workload) -> tuple[RequestTable, str, tuple[str, ...]]:
