@@ -70,7 +70,9 @@ def _tiles(chosen: Candidate, result: PlanResult) -> list[tuple[str, str, str]]:
         figures += target_tiles(chosen.metrics, result.slo)
     room = headroom(chosen, result.workload.rate_per_s)
     if math.isfinite(room):
-        figures.append((f"{room:.0%}", "head-room", ""))
+        figures.append(
+            (f"{room:.0%}", "head-room", "") if room >= 0 else (f"{1 + room:.0%}", "of this traffic carried", "")
+        )
     if math.isfinite(chosen.usd_per_million_tokens):
         figures.append((format_usd(chosen.usd_per_million_tokens), "per million tokens", ""))
     if math.isfinite(chosen.joules_per_output_token):

@@ -14,7 +14,7 @@ from windtunnel.workload.summary import WorkloadSummary
 
 _OUTCOMES = {
     "infeasible": "cannot run",
-    "dominated": "cannot win even at the hardware's limit",
+    "dominated": "cannot win",
     "misses": "miss the targets",
     "skipped": "not looked at",
 }
@@ -110,7 +110,9 @@ def _figures(chosen: Candidate, result: PlanResult) -> str:
     rate = result.workload.rate_per_s
     room = headroom(chosen, rate)
     rows = []
-    if math.isfinite(room):
+    if math.isfinite(room) and room < 0:
+        rows.append(("Carries", f"{1 + room:.0%} of this traffic ({number(chosen.capacity_per_s)} requests/s)"))
+    elif math.isfinite(room):
         rows.append(("Head-room", f"{room:.0%} (up to {number(chosen.capacity_per_s)} requests/s)"))
     if chosen.binding:
         rows.append(("Limited by", chosen.binding))
