@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from windtunnel.cost.constants import CollectiveConstants
-from windtunnel.cost.device import device_of
+from windtunnel.cost.device import calibration, device_of
 from windtunnel.specs.deployment import DeploymentSpec
 
 Floats = npt.NDArray[np.float64]
+
+OVER_HOST = "l40s"
+"""The calibration entry whose collectives stand for cards on a host's bus that were not measured themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,8 @@ def link_of(deployment: DeploymentSpec, ranks: int) -> Link:
     constants = device_of(deployment.accelerator).constants.collective
     rate = fabric.bytes_per_s
     if fabric.scope == "host":
-        # No peer-to-peer fabric: every rank's traffic crosses its own host link, both ways share the root.
-        constants = constants.model_copy(
-            update={
-                "one_shot_s": constants.one_shot_s + 2.0 * fabric.latency_s,
-                "ring_s": constants.ring_s + 4.0 * fabric.latency_s,
-                "peer_s": constants.peer_s + fabric.latency_s / 2.0,
-                "efficiency": min(constants.efficiency, fabric.efficiency),
-            }
-        )
+        # No fabric between the cards: traffic crosses the host's bus, which more than two cards share.
+        constants = constants if constants.over_host else calibration(OVER_HOST).collective
     elif node.topology == "mesh" and node.accelerators > 1:
         # A rank reaches its peers over its own share of the links: n - 1 of N - 1 are in use.
         rate = rate * (inside - 1) / (node.accelerators - 1) if inside > 1 else rate
@@ -86,11 +82,18 @@ def all_reduce_seconds(message_bytes: npt.ArrayLike, ranks: int, link: Link) -> 
     return np.where(size > 0, within + between + latency, 0.0)
 
 
+def reached_bytes_per_s(link: Link, ranks: int) -> float:
+    """The rate that a rank reaches inside a node: its share of the link, less where many share a bus."""
+    share: float = (2.0 / max(ranks, 2)) ** link.constants.contention
+    return link.bytes_per_s * link.constants.efficiency * share
+
+
 def _inside(size: Floats, ranks: int, link: Link) -> Floats:
     c = link.constants
     peers = (ranks - 1) * c.peer_s
-    one_shot = c.one_shot_s + peers + (ranks - 1) * size / (c.efficiency * link.bytes_per_s)
-    two_shot = c.ring_s + peers + 2.0 * (ranks - 1) / ranks * size / (c.efficiency * link.bytes_per_s)
+    rate = reached_bytes_per_s(link, ranks)
+    one_shot = c.one_shot_s + peers + (ranks - 1) * size / rate
+    two_shot = c.ring_s + peers + 2.0 * (ranks - 1) / ranks * size / rate
     return np.minimum(one_shot, two_shot)
 
 
@@ -110,11 +113,14 @@ def _half(message_bytes: npt.ArrayLike, ranks: int, link: Link) -> Floats:
         return np.zeros_like(size)
     c = link.constants
     inside = min(ranks, link.ranks_per_node)
-    seconds = c.one_shot_s + (inside - 1) * c.peer_s + (inside - 1) / inside * size / (c.efficiency * link.bytes_per_s)
+    rate = reached_bytes_per_s(link, inside)
+    seconds = c.one_shot_s + (inside - 1) * c.peer_s + (inside - 1) / inside * size / rate
     if ranks > link.ranks_per_node:
         nodes = -(-ranks // link.ranks_per_node)
-        rate = link.inter_bytes_per_s * link.inter_efficiency
-        seconds = seconds + np.ceil(np.log2(nodes)) * link.inter_latency_s + (nodes - 1) / nodes * size / inside / rate
+        between = link.inter_bytes_per_s * link.inter_efficiency
+        seconds = (
+            seconds + np.ceil(np.log2(nodes)) * link.inter_latency_s + (nodes - 1) / nodes * size / inside / between
+        )
     return np.where(size > 0, seconds, 0.0)
 
 
@@ -125,7 +131,7 @@ def all_to_all_seconds(message_bytes: npt.ArrayLike, ranks: int, link: Link) -> 
         return np.zeros_like(size)
     c = link.constants
     inside = min(ranks, link.ranks_per_node)
-    seconds = c.ring_s + (inside - 1) * c.peer_s + (inside - 1) / ranks * size / (c.efficiency * link.bytes_per_s)
+    seconds = c.ring_s + (inside - 1) * c.peer_s + (inside - 1) / ranks * size / reached_bytes_per_s(link, inside)
     if ranks > link.ranks_per_node:
         rate = link.inter_bytes_per_s * link.inter_efficiency
         outside = (ranks - link.ranks_per_node) / ranks * size / rate + link.inter_latency_s

@@ -59,6 +59,10 @@ class CollectiveConstants(Spec):
     peer_s: Seconds = Field(ge=0, description="added per peer")
     ring_s: Seconds = Field(ge=0, description="fixed time of the bandwidth-bound algorithm")
     efficiency: float = Field(gt=0, le=1, description="share of the link rate that large messages reach")
+    contention: float = Field(
+        0.0, ge=0, description="the share falls with (2 / ranks) to this power: a bus that is shared"
+    )
+    over_host: bool = Field(False, description="fitted on cards that talk over the host's bus")
 
 
 class KernelConstants(Spec):

@@ -210,11 +210,16 @@ def collective_constants(x: Floats) -> CollectiveConstants:
         peer_s=float(x[1]) * 1e-6,
         ring_s=float(x[2]) * 1e-6,
         efficiency=min(float(x[3]), 1.0),
+        contention=float(x[4]) if len(x) > 4 else 0.0,
+        over_host=len(x) > 4,
     )
 
 
-def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float) -> Fit:
-    """All-reduce inside a node: message_size in values of two bytes, ranks, latency in milliseconds."""
+def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float, over_host: bool = False) -> Fit:
+    """All-reduce inside a node: message_size in values of two bytes, ranks, latency in milliseconds.
+
+    Over the host's bus the share of the rate may fall with the number of cards.
+    """
     size = columns["message_size"].astype(np.float64) * 2.0
     ranks = columns["num_gpus"].astype(np.int64)
     measured = columns["latency"] * 1e-3
@@ -227,4 +232,7 @@ def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float) ->
             found[of_size] = all_reduce_seconds(size[rows][of_size], int(count), link)
         return found
 
-    return regress(predict, measured, [5, 0.3, 10, 0.8], [0.5, 0, 0.5, 0.05], [60, 10, 200, 1])
+    start, low, high = [5.0, 0.3, 10.0, 0.8], [0.5, 0.0, 0.5, 0.05], [60.0, 10.0, 200.0, 1.0]
+    if over_host:
+        start, low, high = [*start, 0.5], [*low, 0.0], [*high, 3.0]
+    return regress(predict, measured, start, low, high)

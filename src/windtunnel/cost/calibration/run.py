@@ -90,13 +90,13 @@ def _fit_collective(
     accelerator: AcceleratorSpec, device: Device, folder: Path, system: str, result: Calibration
 ) -> None:
     node = default_node(accelerator.name)
-    # A device on the host's bus shares it; only devices with links of their own are fitted here.
-    if node is None or node.topology == "host":
+    if node is None:
         return
+    over_host = node.topology == "host"
     where = {"kernel_source": ("vLLM_custom_graph", "SGLang_CustomAllReduce_graph", "TRTLLM")}
     table = read_tables(folder, system, "comm", "custom_allreduce_perf.parquet", ATTENTION_BACKENDS, where)
     if table is not None:
-        found = fit.fit_all_reduce(table.columns, device, scale_up_fabric(accelerator, node).bytes_per_s)
+        found = fit.fit_all_reduce(table.columns, device, scale_up_fabric(accelerator, node).bytes_per_s, over_host)
         result.take("collective", found, table, _values(fit.collective_constants(found.values)))  # type: ignore[arg-type]
 
 
@@ -107,8 +107,9 @@ def _wide(table: Table | None) -> Table | None:
     return Table({name: column[keep] for name, column in table.columns.items()}, table.origin)
 
 
-def _values(constants: Spec) -> dict[str, float]:
-    return {name: float(f"{value:.4g}") for name, value in constants.model_dump().items()}
+def _values(constants: Spec) -> dict[str, float | bool]:
+    dumped = constants.model_dump().items()
+    return {name: value if isinstance(value, bool) else float(f"{value:.4g}") for name, value in dumped}
 
 
 def entry_yaml(accelerator: AcceleratorSpec, result: Calibration, date: str) -> str:
