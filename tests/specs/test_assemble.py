@@ -175,3 +175,37 @@ def test_a_combination_in_a_file_names_the_file(tmp_path: Path) -> None:
     path = _file(tmp_path, model="llama-3.1-8b", accelerator="h100-sxm", plan={"tensor_parallel": 5})
     with pytest.raises(SpecError, match=r"deployment\.yaml: plan\.tensor_parallel: must divide"):
         load_deployment(path)
+
+
+def test_a_native_format_that_the_device_lacks_is_expanded() -> None:
+    plan = deployment("deepseek-v3", "a100-80g-sxm").plan
+    assert (plan.weight_dtype, plan.matmul_dtype) == ("fp8", "bf16")
+
+
+def test_a_catalogue_node_holds_what_it_is_sold_with() -> None:
+    problem = _problems(model="llama-3.1-8b", accelerator="h100-sxm", node="dgx-a100-80g")["node"]
+    assert "holds a100-80g-sxm, not h100-sxm" in problem
+    assert "dgx-h100" in problem
+
+
+def test_links_of_ones_own_must_be_known() -> None:
+    own = resolve("accelerators", "h100-sxm").model_copy(update={"name": "own", "scale_up": "nvlink44"})
+    node = resolve("nodes", "dgx-h100").model_copy(update={"fabric": "infiniband-ndx"})
+    with pytest.raises(SpecError) as caught:
+        deployment("llama-3.1-8b", own, node=node)
+    found = {problem.file: problem.nearest for problem in caught.value.problems}
+    assert set(found) == {"accelerator.scale_up", "node.fabric"}
+    assert found["accelerator.scale_up"] == "nvlink4"
+    assert found["node.fabric"].startswith("infiniband-")
+
+
+def test_deployment_from_a_mapping() -> None:
+    found = load_deployment({"model": "llama-3.1-8b", "accelerator": "l4", "plan": {"tensor_parallel": 2}})
+    assert (found.accelerator.name, found.plan.tensor_parallel) == ("l4", 2)
+
+
+def test_a_file_wrong_as_a_whole_has_its_parts_looked_at(tmp_path: Path) -> None:
+    path = _file(tmp_path, model="lama-3.1-8b", accelerator="h100-sxm", enginee="vllm", plan={"replica": 2})
+    with pytest.raises(SpecError) as caught:
+        load_deployment(path)
+    assert {p.nearest for p in caught.value.problems} == {"llama-3.1-8b", "engine", "replicas"}

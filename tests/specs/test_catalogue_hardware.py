@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from helpers import shared_file
 from windtunnel.cost.device import calibration, calibration_names, device_of
 from windtunnel.specs.assemble import default_node
 from windtunnel.specs.engine import EngineSpec
@@ -126,3 +129,33 @@ def test_calibration_loads(name: str) -> None:
     assert set(constants.errors) <= set(constants.samples)
     for low, high in constants.intervals.values():
         assert 0 < low <= 1.0 <= high < 10
+
+
+NO_NAMES = {
+    "H100-SXM-80GB (power-capped)",
+    "A100-SXM4-80GB (gpu not named in table; lmdeploy default test box)",
+    "H100-96GB-HBM2e (500W, 2.4TB/s)",
+    "TPU v6e (Trillium)",
+    "V100-SXM3-32GB (DGX-2)",
+}
+"""What measurements say of their accelerator in more words than a name."""
+
+
+@pytest.mark.parametrize(
+    ("file", "column"), [("serving.csv", "gpu"), ("training.csv", "gpu"), ("inferencex.csv", "system")]
+)
+def test_measurements_find_their_accelerator(file: str, column: str) -> None:
+    with shared_file("evidence", file).open(encoding="utf-8", newline="") as lines:
+        measured = {row[column] for row in csv.DictReader(lines)}
+    for name in sorted(measured - NO_NAMES):
+        assert resolve("accelerators", name).name in names("accelerators")
+
+
+def test_device_memory_is_close_to_the_nominal_size() -> None:
+    found = 0
+    for device in ACCELERATORS:
+        nominal = re.search(r"(\d+) GB\b", device.title)
+        if nominal is not None and device.vendor in ("nvidia", "amd"):
+            found += 1
+            assert 0.9 * int(nominal[1]) * 1e9 <= device.memory_bytes <= int(nominal[1]) * 2**30, device.name
+    assert found >= 15

@@ -93,16 +93,19 @@ def deployment(
     collect.check()
     device: AcceleratorSpec = found["accelerator"]
     server = node if isinstance(node, NodeSpec) else default_node(device.name) or single_node(device)
-    if plan is None:
-        native = found["model"].dtype
-        plan = PlanSpec(weight_dtype=native if native in ("fp8", "int4", "mxfp4") else "bf16")
+    with collect:
+        found["scale_up"] = scale_up_fabric(device, server, where)
+    with collect:
+        found["scale_out"] = resolve("fabrics", server.fabric or "ethernet-100g", _at(where, "node.fabric"))
+    collect.problems.extend(_node_problems(device, server, where))
+    collect.check()
     result = DeploymentSpec(
         model=found["model"],
         accelerator=device,
         node=server,
-        scale_up=scale_up_fabric(device, server),
-        scale_out=resolve("fabrics", server.fabric or "ethernet-100g"),
-        plan=half_precision(plan, device),
+        scale_up=found["scale_up"],
+        scale_out=found["scale_out"],
+        plan=half_precision(plan or native_plan(found["model"], device), device),
         engine=found["engine"],
         techniques=tuple(techniques),
     )
@@ -110,6 +113,27 @@ def deployment(
     if problems:
         raise SpecError(problems)
     return result
+
+
+def native_plan(model: ModelSpec, device: AcceleratorSpec) -> PlanSpec:
+    """One accelerator and the model's own weight format, expanded to bf16 where the device lacks it."""
+    plan = PlanSpec(weight_dtype=model.dtype if model.dtype in WEIGHT_ONLY else "bf16")
+    if plan.weight_dtype in WEIGHT_ONLY and plan.matmul_dtype not in device.peak_flops_per_s:
+        return plan.model_copy(update={"compute_dtype": "bf16"})
+    return plan
+
+
+def _at(where: str, field: str) -> str:
+    return f"{where}: {field}" if where else field
+
+
+def _node_problems(device: AcceleratorSpec, node: NodeSpec, where: str) -> list[Problem]:
+    """A catalogue node holds what it is sold with; accelerators of the user's own may sit anywhere."""
+    if node.accelerator == device.name or {node.accelerator, device.name} - set(names("accelerators")):
+        return []
+    fitting = [name for name in names("nodes") if resolve("nodes", name).accelerator == device.name]
+    message = f"the node holds {node.accelerator}, not {device.name}"
+    return [Problem(message, where, "node", node.name, ", ".join(fitting))]
 
 
 def half_precision(plan: PlanSpec, device: AcceleratorSpec) -> PlanSpec:
@@ -122,10 +146,11 @@ def half_precision(plan: PlanSpec, device: AcceleratorSpec) -> PlanSpec:
     return plan.model_copy(update=changed)
 
 
-def scale_up_fabric(device: AcceleratorSpec, node: NodeSpec) -> FabricSpec:
+def scale_up_fabric(device: AcceleratorSpec, node: NodeSpec, where: str = "") -> FabricSpec:
     """The link between accelerators of the node, at the rate that this device has."""
-    name = device.scale_up if device.scale_up and node.topology != "host" else device.host_link
-    fabric: FabricSpec = resolve("fabrics", name)
+    field = "scale_up" if device.scale_up and node.topology != "host" else "host_link"
+    name = getattr(device, field)
+    fabric: FabricSpec = resolve("fabrics", name, _at(where, f"accelerator.{field}"))
     rate = device.scale_up_bytes_per_s if name == device.scale_up else device.host_link_bytes_per_s
     return fabric.model_copy(update={"bytes_per_s": rate})
 
@@ -169,32 +194,44 @@ def _divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(1, min(number, 128) + 1) if number % d == 0)
 
 
-def load_deployment(path: str | Path) -> DeploymentSpec:
-    """A deployment from a YAML file: `model`, `accelerator`, optional `node`, `plan`, `engine`, `techniques`.
+def load_deployment(given: str | Path | Mapping[str, Any]) -> DeploymentSpec:
+    """A deployment from a YAML file, or the mapping that one holds.
+
+    Its fields are `model`, `accelerator` and optionally `node`, `plan`, `engine` and `techniques`.
 
     Raises:
         SpecError: every mistake in the file, together.
     """
-    return deployment_of(read_yaml(Path(path)), str(path))
+    if isinstance(given, Mapping):
+        return deployment_of(given, "deployment")
+    return deployment_of(read_yaml(Path(given)), str(given))
 
 
 def deployment_of(data: Mapping[str, Any], file: str) -> DeploymentSpec:
     """As `load_deployment`, from the mapping that the file holds."""
-    given = build(DeploymentFile, data, file)
     collect = Collector()
-    parts: dict[str, Any] = {}
-    kinds: tuple[tuple[str, type[Spec], str | dict[str, Any]], ...] = (
-        ("model", ModelSpec, given.model),
-        ("accelerator", AcceleratorSpec, given.accelerator),
-        ("engine", EngineSpec, given.engine),
-        ("node", NodeSpec, given.node),
-    )
-    for key, spec, value in kinds:
-        with collect:
-            parts[key] = _part(key, spec, value, file)
+    # A file that is wrong as a whole still has its parts looked at, so that it is mended once.
+    given: DeploymentFile | None = None
     with collect:
-        parts["plan"] = build(PlanSpec, given.plan, f"{file}: plan") if given.plan else None
+        given = build(DeploymentFile, data, file)
+    parts: dict[str, Any] = {}
+    kinds: tuple[tuple[str, type[Spec]], ...] = (
+        ("model", ModelSpec),
+        ("accelerator", AcceleratorSpec),
+        ("engine", EngineSpec),
+        ("node", NodeSpec),
+    )
+    for key, spec in kinds:
+        value = getattr(given, key) if given is not None else data.get(key, "")
+        if isinstance(value, str | dict):
+            with collect:
+                parts[key] = _part(key, spec, value, file)
+    plan = given.plan if given is not None else data.get("plan")
+    if isinstance(plan, dict):
+        with collect:
+            parts["plan"] = build(PlanSpec, plan, f"{file}: plan") if plan else None
     collect.check()
+    assert given is not None  # else its problems were raised
     return deployment(
         parts["model"],
         parts["accelerator"],

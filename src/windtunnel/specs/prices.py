@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
-from windtunnel.errors import Problem, SpecError
+from windtunnel.errors import Problem, SpecError, nearest
 from windtunnel.specs.fields import Source
 from windtunnel.specs.hardware import PriceSpec
 from windtunnel.specs.load import catalogue_folder, names, resolve
@@ -33,17 +33,22 @@ def price_table() -> tuple[tuple[PriceSpec, bool], ...]:
 
 
 def price_usd_per_h(
-    accelerator: str, *, overrides: Mapping[str, float] | None = None, provider: str | None = None
+    accelerator: str,
+    *,
+    overrides: Mapping[str, float] | None = None,
+    provider: str | None = None,
+    region: str | None = None,
 ) -> PriceSpec:
     """The price of one accelerator, US dollars per hour.
 
-    The user's own price wins; then the named provider's row; then the row marked as default, which is
-    the cheapest widely quoted on-demand price without commitment (or a stated estimate).
+    The user's own price wins; then the newest row of the named provider and region; then the row marked
+    as default, which is the cheapest widely quoted on-demand price without commitment (or a stated estimate).
 
     Args:
         accelerator: catalogue name, or the name of an accelerator of the user's own.
         overrides: user's prices by accelerator, US dollars per accelerator and hour.
-        provider: take this provider's row instead of the default.
+        provider: take this provider's newest row instead of the default.
+        region: take a row of this region (such as `us-east-1`) instead of the default.
 
     Raises:
         SpecError: no price is known for it.
@@ -59,17 +64,34 @@ def price_usd_per_h(
             sources=(source,),
         )
     rows = [(price, default) for price, default in price_table() if price.accelerator == accelerator]
-    if provider is not None:
-        rows = [(price, True) for price, _ in rows if price.provider.casefold() == provider.casefold()]
-    for price, default in rows:
-        if default:
-            return price
+    chosen = [price for price, default in rows if default]
+    if provider is not None or region is not None:
+        asked = [
+            price
+            for price, _ in rows
+            if (provider is None or price.provider.casefold() == provider.casefold())
+            and (region is None or price.region.casefold() == region.casefold())
+        ]
+        chosen = sorted(asked, key=lambda price: price.date, reverse=True)
+    if chosen:
+        return chosen[0]
     hint = f'give one with --price "{accelerator}=2.50" (US dollars per accelerator and hour)'
-    raise SpecError(Problem("no price is known", "prices", accelerator, allowed=hint))
+    if rows:
+        offered = sorted({f"{price.provider} in {price.region}" for price, _ in rows if price.provider != "assumed"})
+        wanted = " in ".join(part for part in (provider, region) if part)
+        hint = f"{', '.join(offered)}; or {hint}" if offered else hint
+        raise SpecError(Problem(f"no price is known for {accelerator} there", "prices", "", wanted, hint))
+    close = nearest(accelerator, {price.accelerator for price, _ in price_table()})
+    raise SpecError(Problem("no price is known", "prices", accelerator, allowed=hint, nearest=close))
 
 
-def parse_prices(text: str, file: str = "--price") -> dict[str, float]:
+def parse_prices(text: str, file: str = "--price", known: Collection[str] = ()) -> dict[str, float]:
     """Prices from text such as `h100-sxm=2.5,a100-80g-sxm=1.2`.
+
+    Args:
+        text: names and US dollars per accelerator and hour.
+        file: flag or file for the error message.
+        known: names of the user's own accelerators, allowed beside those of the catalogue.
 
     Raises:
         SpecError: every mistake in the text, together.
@@ -86,6 +108,9 @@ def parse_prices(text: str, file: str = "--price") -> dict[str, float]:
             problems.append(
                 Problem("a price reads NAME=DOLLARS", file, got=repr(part), allowed="such as h100-sxm=2.50")
             )
+            continue
+        if name.strip() in known:
+            found[name.strip()] = usd
             continue
         try:
             found[resolve("accelerators", name.strip(), file).name] = usd
