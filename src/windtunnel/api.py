@@ -235,7 +235,7 @@ def save(result: PlanResult | Run | Explanation, path: str | Path) -> Path:
     Raises:
         SpecError: the suffix is not one that this result can be written as.
     """
-    from windtunnel.report.files import write_atomic
+    from windtunnel.files import write_atomic
     from windtunnel.report.json import to_json
     from windtunnel.report.plan_page import plan_html
     from windtunnel.report.run_page import run_html

@@ -72,7 +72,7 @@ def write_json(value: object, json_path: str | None) -> None:
     """Write a result as JSON where `--json` says."""
     if json_path is None:
         return
-    from windtunnel.report.files import write_atomic
+    from windtunnel.files import write_atomic
     from windtunnel.report.json import to_json
 
     if json_path == "-":
@@ -83,7 +83,7 @@ def write_json(value: object, json_path: str | None) -> None:
 
 def output_problems(**paths: str | None) -> list[Problem]:
     """Problems with the paths to be written, by flag name, before any work is done."""
-    from windtunnel.report.files import cannot_write
+    from windtunnel.files import cannot_write
 
     found = (cannot_write(path, f"--{flag}") for flag, path in paths.items() if path and path != "-")
     return [problem for problem in found if problem is not None]

@@ -82,7 +82,7 @@ def plan(
     show(plan_text(result, top), json_path)
     write_json(plan_record(result), json_path)
     if html is not None:
-        from windtunnel.report.files import write_atomic
+        from windtunnel.files import write_atomic
         from windtunnel.report.plan_page import plan_html
 
         write_atomic(html, plan_html(result))

@@ -27,7 +27,7 @@ def schedule(
     the exit code is 1 when there is one.
     """
     from windtunnel.errors import CaseError
-    from windtunnel.report.files import write_atomic
+    from windtunnel.files import write_atomic
     from windtunnel.serving.case import case_lines, load_case, run_case
     from windtunnel.serving.case_diff import first_difference, read_lines
 

@@ -100,7 +100,7 @@ def simulate(
 def _write_files(done: Run, html: str | None, requests: str | None, steps: str | None) -> None:
     """The report and the tables that were asked for."""
     if html is not None:
-        from windtunnel.report.files import write_atomic
+        from windtunnel.files import write_atomic
         from windtunnel.report.run_page import run_html
 
         write_atomic(html, run_html(done))

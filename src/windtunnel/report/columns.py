@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from windtunnel.errors import Problem
-from windtunnel.report.files import cannot_write, replace_whole
+from windtunnel.files import cannot_write, replace_whole
 from windtunnel.serving.result import Simulation
 
 if TYPE_CHECKING:

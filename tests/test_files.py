@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windtunnel.report.files import cannot_write, replace_whole, write_atomic
+from windtunnel.files import cannot_write, replace_whole, write_atomic
 from windtunnel.report.json import to_json
 from windtunnel.report.text import WIDTH, number, paragraph, percent, table
 
