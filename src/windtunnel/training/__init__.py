@@ -1,0 +1,1 @@
+"""Step time, memory and layouts of training."""
