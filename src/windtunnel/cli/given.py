@@ -74,6 +74,10 @@ class Given:
         """Keep a problem with a field's value."""
         self.problems.append(Problem(message, self.where(name), "", shorten(self.raw(name)), allowed, close))
 
+    def missing(self, name: str, what: str) -> None:
+        """Keep the problem that a field without a default was not given."""
+        self.problems.append(Problem("is required", self.where(name), allowed=what))
+
     def text(self, name: str, default: str = "") -> str:
         """A piece of text."""
         value = self.raw(name, default)

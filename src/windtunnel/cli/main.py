@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli import catalogue, common, explain, plan, schedule, simulate
+from windtunnel.cli import bench, catalogue, common, explain, plan, schedule, simulate
 
 app = typer.Typer(
     name="windtunnel",
@@ -44,6 +44,7 @@ app.command("simulate", short_help="What happens to this traffic on this deploym
 app.command("explain", short_help="Where do a step's time, memory and energy go?")(explain.explain)
 app.command("schedule", short_help="What would the scheduler do, step by step?")(schedule.schedule)
 app.command("catalogue", short_help="What is known, and where does it come from?")(catalogue.catalogue)
+app.command("bench", short_help="Load a live engine and time every token.")(bench.bench)
 
 
 def main() -> None:
