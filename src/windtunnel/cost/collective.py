@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from windtunnel.cost.constants import CollectiveConstants
 from windtunnel.cost.device import calibration, device_of
+from windtunnel.cost.engine_kernels import collective_under
 from windtunnel.specs.deployment import DeploymentSpec
 
 Floats = npt.NDArray[np.float64]
@@ -61,6 +62,7 @@ def link_of(deployment: DeploymentSpec, ranks: int) -> Link:
     elif node.topology == "mesh" and node.accelerators > 1:
         # A rank reaches its peers over its own share of the links: n - 1 of N - 1 are in use.
         rate = rate * (inside - 1) / (node.accelerators - 1) if inside > 1 else rate
+    constants = collective_under(constants, deployment.engine)
     if ranks <= node.accelerators:
         return Link(fabric.name, rate, constants, inside)
     nics = node.nic_bytes_per_s * max(node.nics, 1) / node.accelerators

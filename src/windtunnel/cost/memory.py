@@ -150,12 +150,16 @@ def _stage_need(deployment: DeploymentSpec, stage: int, request_tokens: float) -
     rows = [row for row in rows if row.bytes]
     share = layers[stage] / model.layers
     per_token = kv_bytes_per_token(model, plan, request_tokens) * share
-    budget = engine.memory_utilization * deployment.accelerator.memory_bytes
-    left = budget - sum(row.bytes for row in rows)
+    device_bytes = deployment.accelerator.memory_bytes
+    taken = sum(row.bytes for row in rows)
+    budget = engine.memory_utilization * device_bytes
+    if engine.cache_share_of_free:
+        budget = taken + engine.cache_share_of_free * max(0.0, device_bytes - taken)
+    left = budget - taken
     return MemoryNeed(
         rows=tuple(rows),
         stage=stage,
-        device_bytes=deployment.accelerator.memory_bytes,
+        device_bytes=device_bytes,
         budget_bytes=budget,
         kv_bytes_per_token=per_token,
         block_tokens=engine.block_size,

@@ -25,6 +25,7 @@ from windtunnel.cost.collective import (
 )
 from windtunnel.cost.device import Device, device_of
 from windtunnel.cost.elementwise import elementwise_seconds
+from windtunnel.cost.engine_kernels import device_under
 from windtunnel.cost.gemm import gemm_seconds
 from windtunnel.cost.moe import moe_seconds
 from windtunnel.operators.attention import DecodeAttention, LatentDecodeAttention, PrefillAttention
@@ -89,7 +90,7 @@ class Cost:
 
 def pricing_of(deployment: DeploymentSpec) -> tuple[Device, Links]:
     """What prices a deployment's operators."""
-    return device_of(deployment.accelerator), links_of(deployment)
+    return device_under(device_of(deployment.accelerator), deployment.engine), links_of(deployment)
 
 
 def links_of(deployment: DeploymentSpec) -> Links:

@@ -16,7 +16,7 @@ from windtunnel.specs.load import Collector, build, load, merged, names, read_ya
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
-WEIGHT_ONLY = ("int4", "mxfp4", "nvfp4", "fp4", "fp6", "fp8", "int8")
+WEIGHT_ONLY = ("int4", "mxfp4", "nvfp4", "fp4", "fp6", "fp8", "int8", "q4_k_m")
 """Weight formats that any accelerator can store and expand to bf16 or fp16 on the fly."""
 
 

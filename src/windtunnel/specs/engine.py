@@ -9,6 +9,23 @@ from pydantic import Field
 from windtunnel.specs.fields import Bytes, Seconds, Source, Spec
 
 
+class KernelFactors(Spec):
+    """How fast an engine's own kernels are, relative to those that the device's constants were fitted to.
+
+    A factor multiplies a rate (share of the peak or of the bandwidth reached) or, for `launch`, the fixed
+    time of every kernel. Fitted per engine and version; 1 where nothing is known.
+    """
+
+    gemm_compute: float = Field(1.0, gt=0, description="matrix rate of large products")
+    gemm_memory: float = Field(1.0, gt=0, description="bandwidth at which weights stream")
+    decode_attention: float = Field(1.0, gt=0, description="bandwidth at which decode attention reads the cache")
+    prefill_attention: float = Field(1.0, gt=0, description="matrix rate of prefill attention")
+    experts_compute: float = Field(1.0, gt=0, description="matrix rate of grouped products")
+    experts_memory: float = Field(1.0, gt=0, description="bandwidth at which experts stream")
+    collective: float = Field(1.0, gt=0, description="link rate that collectives reach")
+    launch: float = Field(1.0, gt=0, description="fixed time of every kernel and collective")
+
+
 class EngineSpec(Spec):
     """An inference engine. Settings are those a launch command takes; overheads are calibrated per version."""
 
@@ -33,4 +50,12 @@ class EngineSpec(Spec):
     request_host_s: Seconds = Field(0.0, ge=0, description="host time per scheduled request and step, not hidden")
     launch_s: Seconds = Field(0.0, ge=0, description="host time to launch one kernel when graphs are off")
     graphs: bool = Field(True, description="whether decode steps replay captured graphs")
+    reserve_output: bool = Field(
+        False, description="whether a request is admitted only with cache for its whole output, so that none is preempted"
+    )
+    cache_share_of_free: float = Field(
+        0.0, ge=0, le=1, description="share of the memory left after weights and activations that the cache takes; "
+        "0: the engine sizes the cache by memory_utilization"
+    )
+    kernels: KernelFactors = KernelFactors()
     sources: tuple[Source, ...] = ()

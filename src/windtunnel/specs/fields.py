@@ -8,8 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from windtunnel import units
 
-Dtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4", "nvfp4", "mxfp4"]
-"""Number formats. `nvfp4` and `mxfp4` carry block scales; `int4` is weight-only with group scales."""
+Dtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4", "nvfp4", "mxfp4", "q4_k_m"]
+"""Number formats. `nvfp4` and `mxfp4` carry block scales; `int4` is weight-only with group scales; `q4_k_m` is
+llama.cpp's mixture of 4- and 6-bit blocks."""
 
 DTYPE_BYTES: dict[str, float] = {
     "fp32": 4.0,
@@ -25,6 +26,8 @@ DTYPE_BYTES: dict[str, float] = {
     "nvfp4": 0.5 + 1.0 / 16.0,
     "mxfp4": 0.5 + 1.0 / 32.0,
     "int4": 0.5 + 2.5 / 128.0,
+    # 4.85 bits a weight over a whole Llama model, embeddings at 4 and 6 bits included (llama.cpp's quantize tool).
+    "q4_k_m": 4.85 / 8.0,
 }
 """Bytes per stored value, scales included."""
 

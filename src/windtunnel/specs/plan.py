@@ -45,7 +45,7 @@ class PlanSpec(Spec):
         """Number format of the matrix units: weight-only formats compute in bf16."""
         if self.compute_dtype is not None:
             return self.compute_dtype
-        return "bf16" if self.weight_dtype in ("int4", "mxfp4", "fp6", "fp4") else self.weight_dtype
+        return "bf16" if self.weight_dtype in ("int4", "mxfp4", "fp6", "fp4", "q4_k_m") else self.weight_dtype
 
     def label(self) -> str:
         """Short text such as `TP4 PP1 x2 fp8`."""

@@ -1,0 +1,79 @@
+"""An engine's own kernels: a device's constants with the engine's factors on them.
+
+Kernel constants are fitted to the libraries of one time (the calibration entries name them). Engines
+bring their own kernels, older or newer, and `EngineSpec.kernels` says how fast those are in proportion.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants
+from windtunnel.cost.device import Device
+from windtunnel.specs.engine import EngineSpec, KernelFactors
+
+_NONE = KernelFactors()
+
+
+def device_under(device: Device, engine: EngineSpec) -> Device:
+    """The device as the engine's kernels use it."""
+    if engine.kernels == _NONE:
+        return device
+    return Device(device.accelerator, _scaled(device, engine.kernels), device.provenance, device.inherited_from)
+
+
+@lru_cache(maxsize=1024)
+def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
+    c, f = device.constants, factors
+    return c.model_copy(
+        update={
+            "gemm": {dtype: _gemm(one, f) for dtype, one in c.gemm.items()},
+            "decode": c.decode.model_copy(
+                update={
+                    "memory_efficiency": c.decode.memory_efficiency * f.decode_attention,
+                    "compute_efficiency": c.decode.compute_efficiency * f.decode_attention,
+                    "launch_s": c.decode.launch_s * f.launch,
+                }
+            ),
+            "prefill": c.prefill.model_copy(
+                update={
+                    "compute_efficiency": c.prefill.compute_efficiency * f.prefill_attention,
+                    "launch_s": c.prefill.launch_s * f.launch,
+                }
+            ),
+            "moe": c.moe.model_copy(
+                update={
+                    "compute_efficiency": c.moe.compute_efficiency * f.experts_compute,
+                    "memory_efficiency": c.moe.memory_efficiency * f.experts_memory,
+                    "launch_s": c.moe.launch_s * f.launch,
+                }
+            ),
+            "elementwise_launch_s": c.elementwise_launch_s * f.launch,
+        }
+    )
+
+
+def _gemm(constants: GemmConstants, factors: KernelFactors) -> GemmConstants:
+    return constants.model_copy(
+        update={
+            "compute_efficiency": constants.compute_efficiency * factors.gemm_compute,
+            "memory_efficiency": constants.memory_efficiency * factors.gemm_memory,
+            "launch_s": constants.launch_s * factors.launch,
+            "latency_depth_s": constants.latency_depth_s * factors.launch,
+        }
+    )
+
+
+def collective_under(constants: CollectiveConstants, engine: EngineSpec) -> CollectiveConstants:
+    """A device's collectives as the engine runs them."""
+    f = engine.kernels
+    if f == _NONE:
+        return constants
+    return constants.model_copy(
+        update={
+            "one_shot_s": constants.one_shot_s * f.launch,
+            "ring_s": constants.ring_s * f.launch,
+            "peer_s": constants.peer_s * f.launch,
+            "efficiency": constants.efficiency * f.collective,
+        }
+    )
