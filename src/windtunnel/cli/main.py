@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli import bench, catalogue, common, explain, plan, schedule, simulate
+from windtunnel.cli import bench, catalogue, common, explain, plan, schedule, simulate, validate
 
 app = typer.Typer(
     name="windtunnel",
@@ -45,6 +45,7 @@ app.command("explain", short_help="Where do a step's time, memory and energy go?
 app.command("schedule", short_help="What would the scheduler do, step by step?")(schedule.schedule)
 app.command("catalogue", short_help="What is known, and where does it come from?")(catalogue.catalogue)
 app.command("bench", short_help="Load a live engine and time every token.")(bench.bench)
+app.command("validate", short_help="How far are predictions from these measured results?")(validate.validate)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Published and measured results beside predictions: readers, comparison, intervals, fits of engine overheads."""

@@ -1,0 +1,131 @@
+"""Outcomes with a closed form: static batches, one request at a time, and a batch in full swing."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from windtunnel.evidence.steps import StepPricer, Steps
+
+Floats = npt.NDArray[np.float64]
+
+CONTEXT_POINTS = 33
+"""Contexts at which the decode steps of a batch are priced; steps are close to linear in between."""
+
+
+def static_batch(pricer: StepPricer, batch: int, input_tokens: int, output_tokens: int) -> dict[str, float]:
+    """A batch prefilled together, then decoded in lockstep until every request has its tokens.
+
+        e2e = prefill + (output - 1) * mean decode step
+
+    Args:
+        pricer: of the deployment.
+        batch: requests.
+        input_tokens: prompt tokens of each; 0 starts from an empty context.
+        output_tokens: tokens that each generates; 0 or 1 stops after the prefill.
+    """
+    first = prefill_in_steps(pricer, batch, input_tokens) if input_tokens else Steps(np.zeros(1), np.zeros(1))
+    generated = max(output_tokens - 1, 0) if input_tokens else output_tokens
+    step_s, step_j = _mean_decode(pricer, batch, input_tokens, generated)
+    prefill_s, prefill_j = float(first.seconds.sum()), float(first.joules.sum())
+    e2e_s = prefill_s + generated * step_s
+    joules = prefill_j + generated * step_j
+    values = {"ttft_s": prefill_s, "e2e_s": e2e_s}
+    if input_tokens:
+        values["prefill_tokens_per_s"] = batch * input_tokens / prefill_s
+    if generated:
+        values["decode_step_s"] = step_s
+        values["time_per_generated_token_s"] = e2e_s / output_tokens / batch
+        values["decode_tokens_per_s"] = batch / step_s
+        values["output_tokens_per_s"] = batch * output_tokens / e2e_s
+    return values | _power(pricer, joules, e2e_s, batch * max(output_tokens, 1))
+
+
+def prefill_in_steps(pricer: StepPricer, batch: int, input_tokens: int) -> Steps:
+    """The prefill of a batch in steps of at most the engine's token budget.
+
+    Whole prompts share a step as far as they fit; a prompt longer than the budget is cut into
+    chunks, and chunks of one prompt follow each other.
+    """
+    budget = pricer.deployment.engine.max_num_batched_tokens
+    if input_tokens <= budget:
+        together = min(batch, budget // input_tokens)
+        full, rest = divmod(batch, together)
+        one = pricer.prefill(together, input_tokens)
+        seconds, joules = full * one.seconds, full * one.joules
+        if rest:
+            last = pricer.prefill(rest, input_tokens)
+            seconds, joules = seconds + last.seconds, joules + last.joules
+        return Steps(seconds, joules)
+    return _chunked(pricer, batch, input_tokens, budget)
+
+
+def _chunked(pricer: StepPricer, batch: int, input_tokens: int, budget: int) -> Steps:
+    """Prompts longer than the budget: chunk after chunk, pipeline stages working on different chunks.
+
+    With S stages and chunks c of one length the last leaves after sum(c) / S + (S - 1) / S * max(c).
+    """
+    pieces = []
+    for start in range(0, input_tokens, budget):
+        size = min(budget, input_tokens - start)
+        pieces.append(pricer.prefill(1, size, start, last=start + size == input_tokens))
+    seconds = np.concatenate([piece.seconds for piece in pieces])
+    joules = sum(float(piece.joules.sum()) for piece in pieces)
+    stages = pricer.deployment.plan.pipeline_parallel
+    total = batch * float(seconds.sum()) / stages + (stages - 1) / stages * float(seconds.max())
+    return Steps(np.array([total]), np.array([batch * joules]))
+
+
+def _mean_decode(pricer: StepPricer, batch: float, start: int, steps: int) -> tuple[float, float]:
+    """(seconds, joules) of the mean of `steps` decode steps that begin after `start` tokens of context."""
+    if steps < 1:
+        return 0.0, 0.0
+    contexts = np.linspace(start + 1, start + steps, min(steps, CONTEXT_POINTS))
+    found = pricer.decode(batch, contexts)
+    return _mean(found.seconds), _mean(found.joules)
+
+
+def _mean(values: Floats) -> float:
+    """Mean over evenly spaced points of what is linear in between."""
+    return float(np.trapezoid(values) / (len(values) - 1)) if len(values) > 1 else float(values[0])
+
+
+def steady_batch(pricer: StepPricer, batch: float, input_tokens: int, output_tokens: int) -> dict[str, float]:
+    """A batch of a stated mean size in full swing: as many requests begin as end.
+
+    Of every `output` steps a request takes one to prefill: a step holds `batch` decodes and
+    batch / output prompts on average. Most steps hold no prompt at all when the batch is small
+    against the output; the median gap between tokens is a step without.
+    """
+    decode_s, decode_j = _mean_decode(pricer, batch, input_tokens, output_tokens)
+    one = pricer.prefill(1, max(input_tokens, 1))
+    alone = pricer.decode(1, max(input_tokens, 1))
+    host_s = pricer.deployment.engine.step_host_s
+    # A prompt rides along in a step that decodes: it adds its work, not a step's fixed time.
+    added_s = max(float(one.seconds[0]) - min(float(alone.seconds[0]), float(one.seconds[0])), 0.0)
+    added_s = max(added_s, float(one.seconds[0]) - host_s - float(alone.seconds[0]))
+    prompts = batch / output_tokens
+    mean_s = decode_s + prompts * added_s
+    joules = decode_j + prompts * float(one.joules[0])
+    values = {
+        "itl_median_s": decode_s if prompts < 0.5 else mean_s,
+        "tpot_mean_s": mean_s,
+        "output_tokens_per_s": batch / mean_s,
+    }
+    return values | _power(pricer, joules, mean_s, batch)
+
+
+def _power(pricer: StepPricer, joules: float, seconds: float, tokens: float) -> dict[str, float]:
+    """Mean watts of all accelerators, of each, as a share of the board's limit, and joules per output token."""
+    if seconds <= 0:
+        return {}
+    deployment = pricer.deployment
+    count = deployment.plan.accelerators_per_replica
+    watts = joules / seconds + count * deployment.accelerator.idle_w
+    replicas = deployment.plan.replicas
+    return {
+        "mean_w": watts * replicas,
+        "mean_w_per_accelerator": watts / count,
+        "power_share": watts / count / deployment.accelerator.max_w,
+        "joules_per_output_token": watts * seconds / tokens,
+    }

@@ -1,0 +1,115 @@
+"""Rows of an InferenceX table as claims: two a row, the time to the first token and the time per token after it.
+
+The public harness sends `random` prompts and outputs whose lengths are uniform between 0.8 of the
+stated length and the stated length, keeps `concurrency` requests in flight, and sends ten times as many.
+"""
+
+from __future__ import annotations
+
+import math
+
+from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named
+from windtunnel.evidence.scenario import Claim, Scenario
+from windtunnel.evidence.serving import NotExpressedError, laid_out
+from windtunnel.evidence.table import Row, Table
+from windtunnel.specs.fields import Dtype
+from windtunnel.specs.load import resolve
+
+LENGTH_RATIO = 0.8
+"""Shortest length over the stated one (`--random-range-ratio` of the harness)."""
+REQUESTS_PER_CLIENT = 10
+"""Requests sent over the concurrency (`--num-prompts` of the harness)."""
+
+
+def inferencex_claims(table: Table) -> list[Claim]:
+    """Two claims a row."""
+    return [claim for row in table.rows for claim in claims_of_row(row)]
+
+
+def claims_of_row(row: Row) -> tuple[Claim, Claim]:
+    """The claims `ID/ttft` and `ID/tpot` of a row."""
+    scenario, why = None, ""
+    try:
+        scenario = _scenario(row)
+    except NotExpressedError as error:
+        why = str(error)
+    common = {"line": row.line, "factor": 1e3, "scenario": scenario, "why": why}
+    name = row.text("id")
+
+    def claim(metric: str, value: str) -> Claim:
+        measured = row.number(f"silicon_{metric}_ms")
+        return Claim(id=f"{name}/{metric}", measured=measured, value=value, tags=_tags(row, metric), **common)  # type: ignore[arg-type]
+
+    return claim("ttft", "ttft_mean_s"), claim("tpot", "tpot_mean_s")
+
+
+def _tags(row: Row, metric: str) -> dict[str, str]:
+    return {
+        "source": "InferenceX",
+        "gpu": row.text("system"),
+        "model": row.text("model_path"),
+        "metric": metric,
+        "tier": "A",
+        "split": row.text("split"),
+        "engine": f"{row.text('backend')} {row.text('backend_version')}".strip(),
+        "mode": row.text("mode"),
+    }
+
+
+def _scenario(row: Row) -> Scenario:
+    if row.text("mode") != "agg":
+        raise NotExpressedError("prefill and decode on separate workers are not simulated yet")
+    accelerator, model = accelerator_named(row.text("system")), model_named(row.text("model_path"))
+    if accelerator is None:
+        raise NotExpressedError(f"accelerator {row.text('system')!r} is not in the catalogue")
+    if not model:
+        raise NotExpressedError(f"model {row.text('model_path')!r} is not in the catalogue")
+    engine = engine_named(row.text("backend"), row.text("backend_version"), "agg")
+    if not engine:
+        raise NotExpressedError(f"no preset for engine {row.text('backend')!r}")
+    concurrency = row.number("concurrency")
+    lengths = row.count("isl"), row.count("osl")
+    if not concurrency >= 1 or min(lengths) < 1:
+        raise NotExpressedError("lengths or concurrency are not stated")
+    weights, dense = _formats(row, model)
+    tp, attention_dp = row.count("tp_size"), max(1, row.count("attention_dp_size"))
+    if tp < 1:
+        raise NotExpressedError("the layout is not stated")
+    plan = laid_out(
+        model,
+        accelerator[0],
+        weights,
+        "fp8",
+        tp=tp,
+        pp=max(1, row.count("pp_size")),
+        ep=max(1, row.count("moe_ep_size")),
+        dp=attention_dp,
+    )
+    return Scenario(
+        model=model,
+        accelerator=accelerator[0],
+        engine=engine,
+        plan=plan,
+        mode="closed",
+        input_tokens=lengths[0],
+        output_tokens=lengths[1],
+        batch=math.floor(concurrency),
+        requests=REQUESTS_PER_CLIENT * math.floor(concurrency),
+        length_ratio=LENGTH_RATIO,
+        dense_dtype=dense,
+    )
+
+
+def _formats(row: Row, model: str) -> tuple[Dtype, str]:
+    """(format of the routed experts or of all matrices, format of the rest) of a row."""
+    spec = resolve("models", model)
+    precision = dtype_named(row.text("precision"), spec.dtype)
+    dense = dtype_named(row.text("gemm_quant_mode"), precision)
+    routed = dtype_named(row.text("moe_quant_mode"), dense)
+    if precision is None or dense is None or routed is None:
+        raise NotExpressedError("the number format is not known")
+    if spec.moe is None:
+        return dense, ""
+    if spec.dense_dtype is not None and spec.dtype == "mxfp4":
+        return "mxfp4", spec.dense_dtype
+    return routed, dense

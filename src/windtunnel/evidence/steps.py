@@ -1,0 +1,147 @@
+"""Step times and energies of a deployment for arrays of batches, priced operator by operator.
+
+The step surface tabulates every token count up to the engine's budget. A static batch may prefill
+hundreds of thousands of tokens at once, and needs only a handful of distinct steps: those are
+priced here directly, by the same functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from windtunnel.cost.device import Device
+from windtunnel.cost.energy import Energy, energy_of, joules_of
+from windtunnel.cost.price import Links, pricing_of, seconds_of
+from windtunnel.cost.steps import launches_of
+from windtunnel.operators.batch import causal_pairs, windowed_pairs
+from windtunnel.operators.expand import (
+    decode_operators,
+    decode_window_operators,
+    hop_operators,
+    prefill_operators,
+    sample_operators,
+    token_operators,
+)
+from windtunnel.operators.operator import Number, Operator
+from windtunnel.specs.deployment import DeploymentSpec
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Seconds and joules of steps, arrays of one shape.
+
+    Attributes:
+        seconds: from the step's start to its tokens, through all pipeline stages, host included.
+        joules: dynamic energy of all the replica's accelerators.
+    """
+
+    seconds: Floats
+    joules: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class StepPricer:
+    """Prices steps of one deployment. A step visits the pipeline stages one after the other."""
+
+    deployment: DeploymentSpec
+    device: Device
+    links: Links
+    power_cap_w: float = 0.0
+
+    def decode(self, requests: float, contexts: npt.ArrayLike) -> Steps:
+        """Steps in which `requests` requests decode, for each context length of an array."""
+        context = np.atleast_1d(np.asarray(contexts, dtype=np.float64))
+        d = self.deployment
+        window = d.model.window_tokens if d.model.window_layers else 0
+        windowed = np.minimum(context, window) if window else np.zeros_like(context)
+        attention = decode_operators(d.model, d.plan, requests, requests * context)
+        attention += decode_window_operators(d.model, d.plan, requests, requests * windowed)
+        return self._steps(requests, requests, requests, attention, context.shape, graphs=d.engine.graphs)
+
+    def prefill(self, requests: float, tokens: int, start: int = 0, last: bool = True) -> Steps:
+        """One step in which `requests` requests compute `tokens` prompt tokens each after `start` cached ones."""
+        d = self.deployment
+        window = d.model.window_tokens if d.model.window_layers else 0
+        pairs = causal_pairs(start, tokens)
+        windowed = windowed_pairs(start, tokens, window) if window else 0
+        attention = prefill_operators(
+            d.model,
+            d.plan,
+            requests * tokens,
+            requests * pairs,
+            requests * windowed,
+            requests * (start + tokens),
+        )
+        sampled = requests if last else 0.0
+        return self._steps(requests * tokens, sampled, requests, attention, (1,), graphs=False)
+
+    def _steps(
+        self,
+        tokens: float,
+        sampled: float,
+        requests: float,
+        attention: list[Operator],
+        shape: tuple[int, ...],
+        *,
+        graphs: bool,
+    ) -> Steps:
+        d = self.deployment
+        engine = d.engine
+        body = token_operators(d.model, d.plan, tokens)
+        head = sample_operators(d.model, d.plan, sampled) if sampled else []
+        hops = hop_operators(d.model, d.plan, tokens) if d.plan.pipeline_parallel > 1 else []
+        device_s = self._sum(body + attention) + self._sum(head) + self._sum(hops)
+        if not graphs:
+            launches = launches_of(body) + launches_of(attention) + launches_of(head)
+            device_s = np.maximum(device_s, launches * engine.launch_s)
+        ranks = d.plan.tensor_parallel
+        joules = ranks * self._joules(body + attention + head + hops)
+        device_s = self._stretched(np.broadcast_to(device_s, shape), joules)
+        seconds = device_s + engine.step_host_s + engine.request_host_s * requests
+        return Steps(seconds, np.minimum(np.broadcast_to(joules, shape), self._most_w * seconds))
+
+    @property
+    def _energy(self) -> Energy:
+        return energy_of(self.device, self.links.tensor)
+
+    @property
+    def _most_w(self) -> float:
+        """Most dynamic watts of the replica's accelerators."""
+        limit = self.power_cap_w or self.deployment.accelerator.max_w
+        each = limit - self.deployment.accelerator.idle_w
+        return self.deployment.plan.accelerators_per_replica * each
+
+    def _stretched(self, seconds: Floats, joules: Floats) -> Floats:
+        """Under a power cap clocks fall until the step's energy fits: it takes at least energy over power."""
+        if not self.power_cap_w:
+            return np.array(seconds)
+        return np.maximum(seconds, joules / self._most_w)
+
+    def _sum(self, operators: list[Operator]) -> Floats:
+        total: Number = 0.0
+        for operator in operators:
+            total = total + operator.count * seconds_of(operator, self.device, self.links)
+        return np.asarray(total, dtype=np.float64)
+
+    def _joules(self, operators: list[Operator]) -> Floats:
+        energy = self._energy
+        total: Number = 0.0
+        for operator in operators:
+            total = total + operator.count * joules_of(operator, energy)
+        return np.asarray(total, dtype=np.float64)
+
+
+def step_pricer(deployment: DeploymentSpec, power_cap_w: float = 0.0) -> StepPricer:
+    """The pricer of one replica of a deployment.
+
+    Args:
+        deployment: what runs.
+        power_cap_w: a limit per accelerator below the board's own; 0 for none.
+    """
+    device, links = pricing_of(deployment)
+    return StepPricer(deployment, device, links, power_cap_w)
