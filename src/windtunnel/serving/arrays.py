@@ -42,10 +42,11 @@ class Arrays:
     log: Array
     steps: Array
     series: Array
+    book: Array
 
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self, compiled: bool) -> tuple[Any, ...]:
         """The arrays as the kernel wants them."""
-        return tuple(rows(getattr(self, name)) for name in self.__slots__)
+        return tuple(rows(getattr(self, name), not compiled) for name in self.__slots__)
 
 
 def known(name: str, names: tuple[str, ...], what: str) -> int:
@@ -66,7 +67,6 @@ def build(
     world = _world(surface, settings)
     world["replicas"], world["seed"], world["hash_mask"] = replicas, seed, mask
     world["router"] = known(router, ROUTERS, "router")
-    world["scheduler"] = known(settings.scheduler, SCHEDULERS, "scheduler")
     requests = _requests(workload, settings)
     world["dynamic"] = int(np.any(workload.after != AT_ARRIVAL))
     any_rows = np.flatnonzero(workload.after == AFTER_ANY)
@@ -91,6 +91,7 @@ def build(
         log=np.zeros((2, 0), dtype=state.ENTRY_LOG),
         steps=np.zeros(0, dtype=state.STEP_LOG),
         series=np.zeros(0, dtype=state.SAMPLE_LOG),
+        book=np.zeros((replicas, 1)),
     )
 
 
@@ -101,7 +102,7 @@ def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
     world["budget"] = settings.max_num_batched_tokens
     world["chunked"] = settings.enable_chunked_prefill
     world["prefix"] = settings.enable_prefix_caching
-    world["ordered"] = settings.policy == "priority"
+    world["ordered"] = SCHEDULERS[settings.scheduler].queue == "policy" and settings.policy == "priority"
     world["threshold"] = settings.long_prefill_token_threshold
     world["usable_blocks"] = settings.num_blocks - 1
     world["stages"] = len(surface.stage_share)
@@ -158,7 +159,8 @@ def _requests(workload: RequestTable, settings: SchedulerSettings) -> Array:
     if settings.over_length == "reject":
         fits &= total <= settings.max_model_len
     requests["fits"] = fits
-    requests["key"] = workload.priority
+    requests["key"] = requests["priority"] = workload.priority
+    requests["tenant"] = workload.tenant
     requests["tie"] = np.arange(n)
     for name in ("scheduled_s", "first_token_s", "finish_s"):
         requests[name] = np.nan
@@ -226,7 +228,7 @@ def _replicas(settings: SchedulerSettings, replicas: int, slots: int) -> Array:
     table["free_blocks"] = table["min_free"] = settings.num_blocks - 1
     table["free_rows"] = slots - 1
     table["head_row"] = 0
-    for name in ("head", "tail", "head_request", "blocked"):
+    for name in ("head", "tail", "head_request", "blocked", "finished"):
         table[name] = -1
     table["next_finish"] = table["next_saturation"] = state.NEVER
     return table

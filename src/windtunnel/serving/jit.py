@@ -2,7 +2,8 @@
 
 Every kernel module decorates with `njit` from here. Only the entry point (`loop.py`) is cached
 on disk: what it calls is compiled into it. Numba's cache looks at the file of the cached
-function alone, so the folder's name is a digest of all kernel sources.
+function alone, so the folder's name is a digest of the sources that are compiled into it: one
+folder per scheduler and state of the sources (see `kernel.py`).
 
 With NUMBA_DISABLE_JIT=1 the same source runs as plain Python with bit-identical results.
 """
@@ -11,15 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.extending import intrinsic
+
+from windtunnel.serving import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +38,7 @@ DISABLED: bool = bool(config.DISABLE_JIT)
 """Whether the kernel runs as plain Python."""
 
 _HERE = Path(__file__).parent
-_LOW64 = (1 << 64) - 1
+_IMPORT = re.compile(r"^from windtunnel\.serving\.([\w.]+) import", re.MULTILINE)
 _MIX_1, _MIX_2, _MIX_3 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -56,17 +62,38 @@ def inlined(function: F) -> F:
     return compiled
 
 
-def _source_digest() -> str:
+def source_files(entry: Path, swapped: Mapping[str, str]) -> list[Path]:
+    """The files that an entry point is compiled from: its own and what it imports from this package.
+
+    Args:
+        entry: file of the entry point.
+        swapped: modules in whose place others stand (names below this package).
+    """
+    found: dict[Path, None] = {entry: None}
+    queue = [entry]
+    while queue:
+        for name in _IMPORT.findall(queue.pop().read_text()):
+            path = _HERE / (swapped.get(name, name).replace(".", "/") + ".py")
+            if path not in found:
+                found[path] = None
+                queue.append(path)
+    return sorted(found)
+
+
+def _source_digest(function: Callable[..., Any]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(_HERE.rglob("*.py")):
+    for path in source_files(Path(function.__code__.co_filename), function.__globals__.get("SWAPPED", {})):
         digest.update(path.relative_to(_HERE).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "windtunnel" / "kernel" / _source_digest()
+def _cache_folder(base: str, digest: str) -> str:
+    """The user's own numba folder if there is one, else the user's cache; one folder per state of the sources."""
+    if base:
+        return str(Path(base) / digest)
+    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(caches) / "windtunnel" / "kernel" / digest)
 
 
 def cached_entry(function: F) -> F:
@@ -74,9 +101,7 @@ def cached_entry(function: F) -> F:
     if DISABLED:
         return function
     before = config.CACHE_DIR
-    config.CACHE_DIR = before or str(_cache_folder())
-    if before:  # the user's own folder: still one folder per state of the sources
-        config.CACHE_DIR = str(Path(before) / _source_digest())
+    config.CACHE_DIR = _cache_folder(before, _source_digest(function))
     try:
         compiled: F = numba.njit(function, cache=True, **_OPTIONS)
     except (RuntimeError, OSError):  # nowhere to write: compile in every process
@@ -88,7 +113,7 @@ def cached_entry(function: F) -> F:
 
 def announce_compilation(entry: Any) -> None:
     """Say on stderr that a wait is coming when nothing compiled is at hand."""
-    if DISABLED or entry.signatures:
+    if not hasattr(entry, "signatures") or entry.signatures:
         return
     with _ANNOUNCING:  # several threads may start at once
         folder = entry.stats.cache_path
@@ -97,20 +122,13 @@ def announce_compilation(entry: Any) -> None:
         _ANNOUNCED.append(entry)
 
 
-def rows(array: npt.NDArray[Any]) -> Any:
+def rows(array: npt.NDArray[Any], uncompiled: bool = DISABLED) -> Any:
     """The array as the kernel wants it: fields as attributes also without compilation."""
-    return array.view(np.recarray) if DISABLED and array.dtype.names else array
+    return array.view(np.recarray) if uncompiled and array.dtype.names else array
 
 
 if DISABLED:
-
-    def mix(a: Any, b: Any) -> Any:
-        """A hash of two integers, never 0 (splitmix64 of a + golden * b)."""
-        x = (int(a) + _MIX_1 * int(b)) & _LOW64
-        x = ((x ^ (x >> 30)) * _MIX_2) & _LOW64
-        x = ((x ^ (x >> 27)) * _MIX_3) & _LOW64
-        x ^= x >> 31
-        return (x - (1 << 64) if x >> 63 else x) or 1
+    mix, call_hook = plain.mix, plain.call_hook
 
 else:
 
@@ -124,3 +142,17 @@ else:
         if x == np.uint64(0):
             return np.int64(1)
         return np.int64(x)
+
+    @intrinsic
+    def call_hook(typing: Any, address: Any, request: Any, replica: Any, world: Any, a: Any, b: Any) -> Any:
+        """Call a C function `double (request *, replica *, world *, int64, int64)` at an address."""
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            byte, whole = ir.IntType(8).as_pointer(), ir.IntType(64)
+            kind = ir.FunctionType(ir.DoubleType(), [byte, byte, byte, whole, whole])
+            pointer = builder.inttoptr(values[0], kind.as_pointer())
+            records = [builder.bitcast(value, byte) for value in values[1:4]]
+            return builder.call(pointer, [*records, *values[4:]])
+
+        whole = numba.types.int64
+        return numba.types.float64(whole, request, replica, world, whole, whole), generate

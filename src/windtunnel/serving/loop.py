@@ -12,12 +12,12 @@ from typing import Any
 
 from windtunnel.serving.arrivals import find_next_arrival, pop_arrival, release_successors
 from windtunnel.serving.batch import enter_decode, first_prefill, vacate
+from windtunnel.serving.composer import compose
 from windtunnel.serving.jit import cached_entry, inlined, njit
 from windtunnel.serving.log import log_end, log_full, log_sample, log_start
 from windtunnel.serving.price import time_step
 from windtunnel.serving.queue import push_back
 from windtunnel.serving.routing import route
-from windtunnel.serving.schedulers import compose
 from windtunnel.serving.state import DEADLINE, DECODE, DONE, NEED_SPACE, NEVER, OVERLOAD, RUNNING, STUCK
 
 SAME_MOMENT_S = 1e-12
@@ -84,6 +84,8 @@ def _finish(world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blo
     i = slots[row].request
     requests[i].finish_s = world.now_s
     requests[i].generated = requests[i].output
+    requests[i].next = replica.finished
+    replica.finished = i
     vacate(world, replica, slots, phase, blocks, cells, row)
     if world.dynamic:
         release_successors(world, requests, i)
@@ -234,7 +236,7 @@ def _undisturbed(world: Any, replicas: Any, replica: Any) -> bool:
 def _drive(
     world: Any, requests: Any, replicas: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
     token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, batches: Any, entries: Any, log: Any, steps: Any,
-    r: int,
+    book: Any, r: int,
 ) -> None:  # fmt: skip
     """Let replica r start steps from its pending moment on, until one must be waited for."""
     replica = replicas[r]
@@ -245,10 +247,14 @@ def _drive(
             replica.pending_s = world.now_s
             return
         first_entry, first_preempted = world.entries, world.preempted
-        compose(world, requests, replica, slots, phase, blocks, cells, segments, log)
+        compose(world, requests, replica, slots, phase, blocks, cells, segments, log, book)
+        if world.status != RUNNING:
+            return
         started = replica.step_tokens > 0 or replica.step_preempted > 0
         if started:
-            end_s = time_step(world, replica, token_cost, sample_cost, decode_cost, stages, world.now_s)
+            end_s = time_step(
+                world, replica, token_cost, sample_cost, decode_cost, stages, world.now_s + replica.stall_s
+            )
             replica.steps += 1
             replica.tokens += replica.step_tokens
             if world.recording:
@@ -285,7 +291,7 @@ def _arrive(world: Any, requests: Any, replicas: Any) -> None:
             if world.dynamic:
                 release_successors(world, requests, i)
             continue
-        r = route(world, replicas)
+        r = route(world, requests, replicas, i)
         replica = replicas[r]
         requests[i].replica = r
         push_back(world, requests, replica, i)
@@ -299,7 +305,7 @@ def _arrive(world: Any, requests: Any, replicas: Any) -> None:
 def run_loop(
     world_rows: Any, requests: Any, replicas: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
     token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, batches: Any, entries: Any, log: Any, steps: Any,
-    series: Any,
+    series: Any, book: Any,
 ) -> int:  # fmt: skip
     """Run until nothing is left to do, or until `status` says why not; may be called again.
 
@@ -313,7 +319,8 @@ def run_loop(
             r = replicas[world.pending - 1].pending
             _drive(
                 world, requests, replicas, slots[r], phase[r], blocks[r], cells[r], segments,
-                token_cost, sample_cost, decode_cost, stages[r], batches[r], entries[r], log, steps, r,
+                token_cost, sample_cost, decode_cost, stages[r], batches[r], entries[r], log, steps,
+                book[r], r,
             )  # fmt: skip
             if world.status != RUNNING:
                 return int(world.status)

@@ -99,3 +99,24 @@ def pop_head(world: Any, requests: Any, replica: Any) -> int:
     requests[i].child = -1
     replica.waiting -= 1
     return int(i)
+
+
+@njit
+def bring_forward(requests: Any, replica: Any) -> None:
+    """Make the first by (key, arrival, tie) the head of a queue that is a list."""
+    best, before_best = replica.head, -1
+    prev = replica.head
+    if prev < 0:
+        return
+    i = requests[prev].next
+    while i >= 0:
+        if before(requests, i, best):
+            best, before_best = i, prev
+        prev = i
+        i = requests[i].next
+    if before_best >= 0:
+        requests[before_best].next = requests[best].next
+        if replica.tail == best:
+            replica.tail = before_best
+        requests[best].next = replica.head
+        replica.head = best

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from windtunnel.cost.surface import StepSurface
 from windtunnel.serving.result import Simulation
-from windtunnel.serving.settings import SchedulerSettings
+from windtunnel.serving.settings import HookAddresses, SchedulerSettings
 from windtunnel.workload.table import RequestTable
 
-__all__ = ["SchedulerSettings", "Simulation", "run"]
+__all__ = ["HookAddresses", "SchedulerSettings", "Simulation", "run"]
 
 
 def run(
@@ -27,6 +27,8 @@ def run(
     deadline_s: float | None = None,
     tie_order: npt.NDArray[np.int64] | None = None,
     output_unit: bool = False,
+    hooks: HookAddresses | None = None,
+    compiled: bool = True,
 ) -> Simulation:
     """Serve a workload.
 
@@ -44,6 +46,8 @@ def run(
         tie_order: rank of each request among those equal in priority and arrival; default its row.
         output_unit: whether `output_id` is the content of every single generated token, rather
             than of the output as a whole.
+        hooks: the functions that the scheduler and the router called `custom` ask.
+        compiled: False runs the same loop as plain Python.
     """
     from windtunnel.serving.simulate import simulate
 
@@ -60,4 +64,6 @@ def run(
         deadline_s=deadline_s,
         tie_order=tie_order,
         output_unit=output_unit,
+        hooks=hooks,
+        compiled=compiled,
     )

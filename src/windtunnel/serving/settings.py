@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from windtunnel.errors import Problem, SpecError
+from windtunnel.serving.schedulers import scheduler_info
 
 Policy = Literal["fcfs", "priority"]
 OverLength = Literal["reject", "truncate"]
@@ -58,6 +59,7 @@ class SchedulerSettings:
 
 def settings_problems(settings: SchedulerSettings) -> list[Problem]:
     """What the engine would refuse in these settings."""
+    scheduler_info(settings.scheduler)
     problems = [
         Problem("must be at least 1", path=name, got=str(getattr(settings, name)))
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size")
@@ -96,3 +98,17 @@ def settings_problems(settings: SchedulerSettings) -> list[Problem]:
             )
         )
     return problems
+
+
+@dataclass(frozen=True, slots=True)
+class HookAddresses:
+    """Functions of the user's own, by address (see `hooks.py` for their signature); 0 where there is none.
+
+    `order`, `victim`, `chunk` and `admit` are asked by the scheduler `custom`, `route` by the router `custom`.
+    """
+
+    order: int = 0
+    victim: int = 0
+    chunk: int = 0
+    admit: int = 0
+    route: int = 0

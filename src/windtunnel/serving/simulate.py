@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from windtunnel.cost.surface import StepSurface
-from windtunnel.errors import SpecError
+from windtunnel.errors import PolicyError, SpecError
 from windtunnel.serving import state
 from windtunnel.serving.arrays import Arrays, build
 from windtunnel.serving.jit import announce_compilation
+from windtunnel.serving.kernel import Kernel, kernel
 from windtunnel.serving.log import PREEMPTED, SERVED
-from windtunnel.serving.loop import run_loop
 from windtunnel.serving.result import Simulation, StepTable, Stop, TimeSeries
-from windtunnel.serving.settings import SchedulerSettings
+from windtunnel.serving.settings import HookAddresses, SchedulerSettings
 from windtunnel.workload.table import RequestTable
 
 _STOPS: dict[int, Stop] = {state.DONE: "done", state.OVERLOAD: "overload", state.DEADLINE: "deadline"}
@@ -36,6 +37,8 @@ def simulate(
     deadline_s: float | None,
     tie_order: npt.NDArray[np.int64] | None,
     output_unit: bool,
+    hooks: HookAddresses | None,
+    compiled: bool,
 ) -> Simulation:
     """See `windtunnel.serving.run.run`."""
     if replicas < 1:
@@ -53,17 +56,27 @@ def simulate(
         world["max_waiting"] = max_waiting
     if deadline_s is not None:
         world["deadline_s"] = deadline_s
-    status = execute(arrays)
+    if hooks is not None:
+        for field in fields(hooks):
+            world[f"hook_{field.name}"] = getattr(hooks, field.name)
+    status = execute(arrays, kernel(settings.scheduler, compiled=compiled))
     return _simulation(workload, settings, arrays, _STOPS[status])
 
 
-def execute(arrays: Arrays) -> int:
-    """Run the loop to its end, with more room for its logs whenever it asks."""
-    announce_compilation(run_loop)
+def execute(arrays: Arrays, loop: Kernel) -> int:
+    """Run the loop to its end, with more room for its logs whenever it asks.
+
+    Raises:
+        PolicyError: a hook failed, or a policy left a replica idle whose requests wait.
+    """
+    announce_compilation(loop.run_loop)
     while True:
-        status = int(run_loop(*arrays.arguments()))
+        status = int(loop.run_loop(*arrays.arguments(loop.compiled)))
+        if status == state.HOOK_FAILED:
+            raise PolicyError("a hook of the policy failed")
+        if status == state.STUCK:
+            raise PolicyError("the scheduler leaves a replica idle while requests wait, and nothing can change that")
         if status != state.NEED_SPACE:
-            assert status != state.STUCK, "a replica with waiting requests can do nothing"
             return status
         slots = arrays.slots.shape[1]
         arrays.log = _grown(arrays.log, 8 * slots)

@@ -19,7 +19,7 @@ import numpy as np
 PREFILL, DECODE = 0, 1
 """`SLOT.state`."""
 
-RUNNING, DONE, OVERLOAD, DEADLINE, NEED_SPACE, STUCK = 0, 1, 2, 3, 4, 5
+RUNNING, DONE, OVERLOAD, DEADLINE, NEED_SPACE, STUCK, HOOK_FAILED = 0, 1, 2, 3, 4, 5, 6
 """`WORLD.status`: why the loop returned."""
 
 NEVER = 1 << 62
@@ -35,7 +35,7 @@ def _dtype(**fields: Any) -> np.dtype[Any]:
 
 WORLD = _dtype(
     settings=(_i, "max_num_seqs budget max_model_len block_size chunked prefix ordered threshold watermark_blocks"),
-    cluster=(_i, "replicas router scheduler seed draws stages usable_blocks hash_mask token_output"),
+    cluster=(_i, "replicas router seed draws stages usable_blocks hash_mask token_output"),
     cost=(_f, "base_s per_token_s per_context_s host_s host_request_s"),
     prefill=(_f, "prefill_step_s prefill_token_s prefill_pair_s prefill_window_s prefill_read_s"),
     energy=(_f, "prefill_step_j prefill_token_j prefill_pair_j prefill_window_j prefill_read_j"),
@@ -46,25 +46,28 @@ WORLD = _dtype(
     loop=(_i, "events pending status max_waiting rejected"),
     totals=(_i, "prefix_queries prefix_hits"),
     log=(_i, "recording steps entries preempted samples"),
+    hooks=(_i, "hook_order hook_victim hook_chunk hook_admit hook_route"),
 )
 
 REQUEST = _dtype(
     given=(_f, "arrival_s delay_s key"),
     lengths=(_i, "prompt output tie after segment segment_end output_id fits"),
     times=(_f, "scheduled_s first_token_s finish_s"),
-    counts=(_i, "generated preemptions cached replica stale"),
+    counts=(_i, "generated preemptions cached replica stale swapped"),
     links=(_i, "next child first_successor next_successor heap any_row"),
+    who=(_i, "priority"),
+    own=(_h, "tenant level"),
 )
 
 REPLICA = _dtype(
-    times=(_f, "end_s busy_s dynamic_j pending_s"),
+    times=(_f, "end_s busy_s dynamic_j pending_s stall_s"),
     tables=(_i, "tick running decoding prefilling free_blocks free_rows next_finish"),
     context=(_i, "context window_context unsaturated next_saturation"),
     waiting=(_i, "waiting head tail head_row head_request blocked blocked_need threshold"),
     step=(_i, "step_tokens step_requests step_decodes step_context step_window step_sampled step_preempted"),
     prefill=(_i, "step_prefill_tokens step_pairs step_window_pairs step_read step_computed"),
     totals=(_i, "steps tokens preemptions min_free in_flight first_batch active"),
-    loop=(_i, "event pending log_row"),
+    loop=(_i, "event pending log_row finished"),
 )
 
 SLOT = _dtype(

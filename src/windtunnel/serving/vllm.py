@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from windtunnel.serving.admission import idle_hits, look_up, seat
 from windtunnel.serving.batch import (
     admit,
     advance_decodes,
@@ -23,13 +24,10 @@ from windtunnel.serving.batch import (
     clear_step,
     finish_composing,
     grant,
-    open_row,
     preempt,
     recount,
-    take_row,
 )
 from windtunnel.serving.jit import inlined, njit
-from windtunnel.serving.kv_cache import extend_keys, find, touch
 from windtunnel.serving.log import log_entry, log_preempted, log_served
 from windtunnel.serving.state import DECODE, PREFILL
 
@@ -146,39 +144,6 @@ def _serve_in_order(
     return int(budget)
 
 
-@njit
-def _look_up(
-    world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cells: Any, segments: Any, i: int
-) -> int:
-    """How many leading blocks of the waiting request are cached (its last token never counts)."""
-    if replica.head_request != i:
-        replica.head_request = i
-        replica.blocked = -1
-        open_row(requests, slots[replica.head_row], i)
-    slot = slots[replica.head_row]
-    own = cells[replica.head_row]
-    most = (slot.target - 1) // world.block_size
-    hits = 0
-    while hits < most:
-        extend_keys(world, requests, slot, own, segments, hits + 1)
-        b = find(blocks, world.hash_mask, own[hits].key)
-        if b == 0:
-            break
-        own[hits].block = b
-        hits += 1
-    return hits
-
-
-@njit
-def _idle_hits(blocks: Any, cells: Any, hits: int) -> int:
-    """How many of the found blocks stand in the free queue and would leave it."""
-    idle = 0
-    for position in range(hits):
-        if blocks[cells[position].block].refs == 0:
-            idle += 1
-    return idle
-
-
 @inlined
 def _admit_waiting(
     world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cells: Any, segments: Any, log: Any, budget: int
@@ -193,7 +158,7 @@ def _admit_waiting(
         target = requests[i].prompt + requests[i].generated
         hits = 0
         if world.prefix:
-            hits = _look_up(world, requests, replica, slots, blocks, cells, segments, i)
+            hits = look_up(world, requests, replica, slots, blocks, cells, segments, i)
         tokens = target - hits * world.block_size
         if 0 < replica.threshold < tokens:
             tokens = replica.threshold
@@ -202,7 +167,7 @@ def _admit_waiting(
         tokens = min(tokens, budget)
         need = (target + world.block_size - 1) // world.block_size - hits
         if hits > 0:
-            need += _idle_hits(blocks, cells[replica.head_row], hits)
+            need += idle_hits(blocks, cells[replica.head_row], hits)
         if replica.running > 0:
             need += world.watermark_blocks
         if need > replica.free_blocks:
@@ -210,7 +175,7 @@ def _admit_waiting(
             replica.blocked_need = need
             break
         replica.blocked = -1
-        row = _seat(world, requests, replica, slots, blocks, cells, i, hits)
+        row = seat(world, requests, replica, slots, blocks, cells, i, hits)
         admit(world, requests, replica, slots, row)
         grant(world, requests, replica, slots, blocks, cells, segments, row, tokens)
         if world.recording:
@@ -218,28 +183,11 @@ def _admit_waiting(
         budget -= tokens
 
 
-@inlined
-def _seat(world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cells: Any, i: int, hits: int) -> int:
-    """A slot for the head of the queue, holding the blocks found for it."""
-    if not world.prefix:
-        row = take_row(replica, slots)
-        open_row(requests, slots[row], i)
-        return row
-    row = replica.head_row
-    replica.head_row = take_row(replica, slots)
-    replica.head_request = -1
-    for position in range(hits):
-        touch(replica, blocks, cells[row, position].block)
-    slots[row].blocks = hits
-    slots[row].cached_blocks = hits
-    slots[row].start = hits * world.block_size
-    return int(row)
-
-
 @njit
 def compose(
-    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any
-) -> None:
+    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
+    book: Any,
+) -> None:  # fmt: skip
     """Compose the replica's next step; the outcome is in the slots and the step's sums."""
     clear_step(replica)
     replica.threshold = world.threshold if replica.running + replica.waiting > 1 else 0
