@@ -20,7 +20,18 @@ TrainingDtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4"]
 
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"]
 Optimizer = Literal[
-    "adamw", "sgd", "lion", "adafactor", "adamw-8bit", "apollo", "apollo-mini", "galore", "frugal", "cosmos", "muon"
+    "adamw",
+    "sgd",
+    "sgd-momentum",
+    "lion",
+    "adafactor",
+    "adamw-8bit",
+    "apollo",
+    "apollo-mini",
+    "galore",
+    "frugal",
+    "cosmos",
+    "muon",
 ]
 RecomputeModule = Literal["core_attention", "norm", "activation", "mlp", "moe", "latent_up"]
 TrainingEngine = Literal["megatron", "torchtitan", "deepspeed", "fsdp", "internevo"]
@@ -35,6 +46,10 @@ DTYPE_BYTES_TRAINING: dict[str, float] = {
     # 32-value blocks with an 8-bit exponent; 16-value blocks with an fp8 scale.
     "mxfp8": 1.0 + 1.0 / 32.0,
     "nvfp4": 0.5 + 1.0 / 16.0,
+    # Weights only: groups of 256 with an fp32 scale and zero point (Q-GaLore, arXiv:2407.08296); 4-bit
+    # NormalFloat in blocks of 64 with doubly quantised scales (QLoRA, arXiv:2305.14314, section 3).
+    "int8": 1.0 + 8.0 / 256.0,
+    "nf4": 0.5 + 1.0 / 64.0 + 4.0 / (64.0 * 256.0),
 }
 """Bytes per value of a training format, block scales included."""
 
@@ -67,7 +82,7 @@ class TrainingPlan(Spec):
         ("core_attention",), description="what selective recomputation computes again"
     )
     recompute_layers: int = Field(0, ge=0, description="layers per rank that recompute; 0: all")
-    weight_dtype: TrainingDtype = Field("bf16", description="weights that forward and backward read")
+    weight_dtype: TrainingDtype | Literal["int8"] = Field("bf16", description="weights that forward and backward read")
     compute_dtype: TrainingDtype = Field("bf16", description="matrix arithmetic of the linear layers")
     grad_dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="gradients, accumulated and reduced")
     attention_dtype: Literal["bf16", "fp16", "fp8"] = Field("bf16", description="arithmetic of attention scores")
@@ -78,6 +93,8 @@ class TrainingPlan(Spec):
     offload_activations: Offload = "none"
     offload_weights: Offload = "none"
     flash_attention: bool = Field(True, description="scores are never written to memory")
+    dropout: bool = Field(False, description="dropout on embedding, attention and residuals, whose masks are kept")
+    layerwise_update: bool = Field(False, description="each layer's weights updated and its gradients freed at once")
     fused_kernels: bool = Field(True, description="norms, activations, rotary embedding and loss as fused kernels")
     overlap_grad_reduce: bool = Field(True, description="gradients reduced while the backward pass runs")
     overlap_param_gather: bool = Field(True, description="sharded weights gathered while the forward pass runs")
