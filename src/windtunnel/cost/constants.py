@@ -21,6 +21,10 @@ class GemmConstants(Spec):
     latency_depth_s: Seconds = Field(
         0.0, ge=0, description="time per 1,000 of reduction depth that no parallelism hides"
     )
+    expands_weights: bool = Field(
+        False,
+        description="whether narrow weights are expanded in memory before products of many rows (an engine's way)",
+    )
 
 
 class DecodeConstants(Spec):

@@ -11,6 +11,7 @@ from functools import lru_cache
 from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants
 from windtunnel.cost.device import Device
 from windtunnel.specs.engine import EngineSpec, KernelFactors
+from windtunnel.specs.fields import DTYPE_BYTES
 
 _NONE = KernelFactors()
 
@@ -19,7 +20,15 @@ def device_under(device: Device, engine: EngineSpec) -> Device:
     """The device as the engine's kernels use it."""
     if engine.kernels == _NONE:
         return device
-    return Device(device.accelerator, _scaled(device, engine.kernels), device.provenance, device.inherited_from)
+    accelerator = device.accelerator
+    if engine.kernels.narrow_sums and "int8" in accelerator.peak_flops_per_s:
+        # Sums in 16 bits run at half the 8-bit rate on every card; with 32-bit sums gaming cards halve it again.
+        peaks = dict(accelerator.peak_flops_per_s)
+        for dtype in ("fp16", "bf16"):
+            if dtype in peaks:
+                peaks[dtype] = max(peaks[dtype], peaks["int8"] / 2.0)
+        accelerator = accelerator.model_copy(update={"peak_flops_per_s": peaks})
+    return Device(accelerator, _scaled(device, engine.kernels), device.provenance, device.inherited_from)
 
 
 @lru_cache(maxsize=1024)
@@ -27,7 +36,7 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
     c, f = device.constants, factors
     return c.model_copy(
         update={
-            "gemm": {dtype: _gemm(one, f) for dtype, one in c.gemm.items()},
+            "gemm": {dtype: _gemm(one, f, dtype) for dtype, one in c.gemm.items()},
             "decode": c.decode.model_copy(
                 update={
                     "memory_efficiency": c.decode.memory_efficiency * f.decode_attention,
@@ -53,10 +62,12 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
     )
 
 
-def _gemm(constants: GemmConstants, factors: KernelFactors) -> GemmConstants:
+def _gemm(constants: GemmConstants, factors: KernelFactors, dtype: str) -> GemmConstants:
+    narrow = factors.narrow_compute if DTYPE_BYTES[dtype] <= 1.0 else 1.0
     return constants.model_copy(
         update={
-            "compute_efficiency": constants.compute_efficiency * factors.gemm_compute,
+            "compute_efficiency": constants.compute_efficiency * factors.gemm_compute * narrow,
+            "expands_weights": factors.expands_weights,
             "memory_efficiency": constants.memory_efficiency * factors.gemm_memory,
             "launch_s": constants.launch_s * factors.launch,
             "latency_depth_s": constants.latency_depth_s * factors.launch,

@@ -39,6 +39,12 @@ SPLITS = (1, 2, 4, 8)
 WEIGHT_ONLY_RATE = 0.75
 """Share of the matrix rate left when weights are expanded on the way in (published W4A16 kernels at large batch)."""
 ACTIVATION_BYTES = 2.0
+VECTOR_ROWS = 8
+"""Rows up to which libraries have kernels on the vector units, which waste nothing on a matrix instruction's rows."""
+VECTOR_SHARE = 0.5
+"""Share of the vector rate that those reach: they also unpack, scale and reduce."""
+EXPAND_ROWS = 32
+"""Rows above which an engine that expands stored weights does so before the product, once, in memory."""
 
 
 def gemm_seconds(
@@ -67,6 +73,11 @@ def gemm_seconds(
         constants.blend,
     )
     seconds = body + constants.launch_s + constants.latency_depth_s * k / 1000.0
+    if constants.expands_weights and stored_bytes(weight_dtype) < stored_bytes(compute_dtype):
+        # A kernel of its own reads the narrow weights and writes wide ones, which the product reads.
+        moved = n * k * 2.0 * stored_bytes(compute_dtype)
+        expansion = moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
+        seconds = seconds + np.where(rows > EXPAND_ROWS, expansion, 0.0)
     return np.where(rows > 0, seconds, 0.0)
 
 
@@ -76,7 +87,7 @@ def compute_seconds(
     """The compute side: the best tile and split, with wave quantisation."""
     constants = device.constants.gemm_of(compute_dtype)
     rate = constants.compute_efficiency * device.peak_flops_per_s(compute_dtype) / device.processors
-    if stored_bytes(weight_dtype) < stored_bytes(compute_dtype):
+    if stored_bytes(weight_dtype) < stored_bytes(compute_dtype) and not constants.expands_weights:
         rate *= WEIGHT_ONLY_RATE
     best = np.full(rows.shape, np.inf)
     for bm, bn, share in TILES:
@@ -87,7 +98,8 @@ def compute_seconds(
             waves = np.maximum(np.ceil(even) * (1.0 - constants.wave_sharing) + even * constants.wave_sharing, 1.0)
             depth = k / split + constants.fill_depth * (1.0 if split == 1 else 1.5)
             best = np.minimum(best, waves * (2.0 * bm * bn * depth / (rate * share)))
-    return best
+    vector = 2.0 * rows * n * k / (VECTOR_SHARE * device.accelerator.vector_flops_per_s)
+    return np.where(rows <= VECTOR_ROWS, np.minimum(best, vector), best)
 
 
 def memory_seconds(

@@ -44,13 +44,13 @@ def deployment_of(scenario: Scenario, engine: EngineSpec | None = None) -> Deplo
     """The deployment of a set-up, its context limit set to the request's length."""
     spec = engine or resolve("engines", scenario.engine)
     longest = max(scenario.input_tokens + scenario.output_tokens, 16)
-    changed: dict[str, object] = {"max_model_len": longest}
-    if scenario.max_num_seqs:
-        changed["max_num_seqs"] = scenario.max_num_seqs
-    if scenario.max_num_batched_tokens:
-        changed["max_num_batched_tokens"] = scenario.max_num_batched_tokens
-    if not spec.enable_chunked_prefill:
-        changed["max_num_batched_tokens"] = max(longest, int(changed.get("max_num_batched_tokens", 0) or 0))  # type: ignore[call-overload]
+    budget = scenario.max_num_batched_tokens or spec.max_num_batched_tokens
+    changed: dict[str, object] = {
+        "max_model_len": longest,
+        "max_num_seqs": scenario.max_num_seqs or spec.max_num_seqs,
+        # Without chunks a step must hold the longest prompt.
+        "max_num_batched_tokens": budget if spec.enable_chunked_prefill else max(longest, budget),
+    }
     # Results of a model beyond its published context exist; how it does there is not the question here.
     model = _model(scenario.model, scenario.dense_dtype, scenario.plan.weight_dtype, longest)
     return deployment(

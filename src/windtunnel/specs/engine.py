@@ -24,6 +24,15 @@ class KernelFactors(Spec):
     experts_memory: float = Field(1.0, gt=0, description="bandwidth at which experts stream")
     collective: float = Field(1.0, gt=0, description="link rate that collectives reach")
     launch: float = Field(1.0, gt=0, description="fixed time of every kernel and collective")
+    narrow_compute: float = Field(
+        1.0, gt=0, description="matrix rate of large products in 8 bits and fewer, on top of `gemm_compute`"
+    )
+    expands_weights: bool = Field(
+        False, description="whether narrow weights are expanded in memory before products of many rows"
+    )
+    narrow_sums: bool = Field(
+        False, description="whether 16-bit products are summed in 16 bits, which gaming cards do at twice the rate"
+    )
 
 
 class EngineSpec(Spec):
@@ -51,11 +60,15 @@ class EngineSpec(Spec):
     launch_s: Seconds = Field(0.0, ge=0, description="host time to launch one kernel when graphs are off")
     graphs: bool = Field(True, description="whether decode steps replay captured graphs")
     reserve_output: bool = Field(
-        False, description="whether a request is admitted only with cache for its whole output, so that none is preempted"
+        False,
+        description="whether a request is admitted only with cache for its whole output, so that none is preempted",
     )
     cache_share_of_free: float = Field(
-        0.0, ge=0, le=1, description="share of the memory left after weights and activations that the cache takes; "
-        "0: the engine sizes the cache by memory_utilization"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the memory left after weights and activations that the cache takes; "
+        "0: the engine sizes the cache by memory_utilization",
     )
     kernels: KernelFactors = KernelFactors()
     sources: tuple[Source, ...] = ()
