@@ -116,7 +116,7 @@ class Rank:
         joined = Links(self.link, self.link)
 
         def one_s(one: Operator) -> Floats:
-            if isinstance(one, Matmul) and one.batch == 1:
+            if isinstance(one, Matmul) and one.batch == 1 and self.plan.attention_data_parallel == 1:
                 return gemm_table(size, one.n, one.k, self.device, one.weight_dtype, one.compute_dtype)
             return seconds_of(one, self.device, joined)
 
@@ -154,7 +154,7 @@ def _sample_tables(rank: Rank, size: int) -> tuple[Floats, Floats]:
 def _tables(rank: Rank, operators: list[Operator], size: int) -> tuple[Floats, Floats]:
     seconds, joules = rank.table(operators, size), rank.joules(operators)
     seconds[0] = joules[0] = 0.0
-    return _frozen(seconds), _frozen(rank.plan.tensor_parallel * capped(joules, seconds, rank.energy))
+    return _frozen(seconds), _frozen(rank.plan.ranks_per_stage * capped(joules, seconds, rank.energy))
 
 
 @lru_cache(maxsize=128)
@@ -183,7 +183,7 @@ def _decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Flo
     drawn = requests * (per_request + per_token * mean)
     most = rank.energy.dynamic_w * full
     over = float(np.max(np.divide(drawn, most, out=np.zeros_like(drawn), where=most > 0)))
-    coefficients = plan.tensor_parallel * np.array([per_request, per_token, per_window]) / max(1.0, over)
+    coefficients = plan.ranks_per_stage * np.array([per_request, per_token, per_window]) / max(1.0, over)
     return _frozen(full), _frozen(windowed), _frozen(coefficients)
 
 
@@ -195,7 +195,7 @@ def _prefill_lines(rank: Rank) -> tuple[Floats, Floats]:
         return np.array(_line(lambda *sums: float(quantity(prefill_operators(rank.model, rank.plan, *sums))), 4))
 
     seconds = of(rank.seconds)
-    return _frozen(seconds), _frozen(rank.plan.tensor_parallel * capped(of(rank.joules), seconds, rank.energy))
+    return _frozen(seconds), _frozen(rank.plan.ranks_per_stage * capped(of(rank.joules), seconds, rank.energy))
 
 
 def _line(function: Callable[..., float], inputs: int) -> tuple[float, ...]:
@@ -217,4 +217,4 @@ def _hops(deployment: DeploymentSpec, rank: Rank, links: Links, max_tokens: int)
         return np.zeros(0), 0.0
     operators = hop_operators(deployment.model, plan, np.arange(max_tokens + 1.0))
     seconds = rank.seconds(operators, links)
-    return seconds / hops, plan.tensor_parallel * capped(rank.joules(operators), seconds, rank.energy)
+    return seconds / hops, plan.ranks_per_stage * capped(rank.joules(operators), seconds, rank.energy)

@@ -39,21 +39,21 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
             "gemm": {dtype: _gemm(one, f, dtype) for dtype, one in c.gemm.items()},
             "decode": c.decode.model_copy(
                 update={
-                    "memory_efficiency": c.decode.memory_efficiency * f.decode_attention,
-                    "compute_efficiency": c.decode.compute_efficiency * f.decode_attention,
+                    "memory_efficiency": _share(c.decode.memory_efficiency * f.decode_attention),
+                    "compute_efficiency": _share(c.decode.compute_efficiency * f.decode_attention),
                     "launch_s": c.decode.launch_s * f.launch,
                 }
             ),
             "prefill": c.prefill.model_copy(
                 update={
-                    "compute_efficiency": c.prefill.compute_efficiency * f.prefill_attention,
+                    "compute_efficiency": _share(c.prefill.compute_efficiency * f.prefill_attention),
                     "launch_s": c.prefill.launch_s * f.launch,
                 }
             ),
             "moe": c.moe.model_copy(
                 update={
-                    "compute_efficiency": c.moe.compute_efficiency * f.experts_compute,
-                    "memory_efficiency": c.moe.memory_efficiency * f.experts_memory,
+                    "compute_efficiency": _share(c.moe.compute_efficiency * f.experts_compute),
+                    "memory_efficiency": _share(c.moe.memory_efficiency * f.experts_memory),
                     "launch_s": c.moe.launch_s * f.launch,
                 }
             ),
@@ -62,13 +62,18 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
     )
 
 
+def _share(value: float) -> float:
+    """A share of a peak rate: no kernel goes beyond the hardware."""
+    return min(value, 1.0)
+
+
 def _gemm(constants: GemmConstants, factors: KernelFactors, dtype: str) -> GemmConstants:
     narrow = factors.narrow_compute if DTYPE_BYTES[dtype] <= 1.0 else 1.0
     return constants.model_copy(
         update={
-            "compute_efficiency": constants.compute_efficiency * factors.gemm_compute * narrow,
+            "compute_efficiency": _share(constants.compute_efficiency * factors.gemm_compute * narrow),
             "expands_weights": factors.expands_weights,
-            "memory_efficiency": constants.memory_efficiency * factors.gemm_memory,
+            "memory_efficiency": _share(constants.memory_efficiency * factors.gemm_memory),
             "launch_s": constants.launch_s * factors.launch,
             "latency_depth_s": constants.latency_depth_s * factors.launch,
         }
@@ -85,6 +90,6 @@ def collective_under(constants: CollectiveConstants, engine: EngineSpec) -> Coll
             "one_shot_s": constants.one_shot_s * f.launch,
             "ring_s": constants.ring_s * f.launch,
             "peer_s": constants.peer_s * f.launch,
-            "efficiency": constants.efficiency * f.collective,
+            "efficiency": _share(constants.efficiency * f.collective),
         }
     )

@@ -163,7 +163,7 @@ def _stage_need(deployment: DeploymentSpec, stage: int, request_tokens: float) -
         budget_bytes=budget,
         kv_bytes_per_token=per_token,
         block_tokens=engine.block_size,
-        kv_blocks=max(0, math.floor(left / (engine.block_size * per_token))),
+        kv_blocks=plan.attention_data_parallel * max(0, math.floor(left / (engine.block_size * per_token))),
         max_model_len=deployment.max_model_len,
     )
 
@@ -273,7 +273,7 @@ def _activation_rows(deployment: DeploymentSpec, last: bool) -> list[MemoryRow]:
     """Peak of the engine's trial run on a full budget, and tables that it keeps."""
     model, engine = deployment.model, deployment.engine
     part = shard(model, deployment.plan)
-    tokens = engine.max_num_batched_tokens
+    tokens = -(-engine.max_num_batched_tokens // deployment.plan.attention_data_parallel)
     body = tokens * body_values_per_token(model, deployment.plan) * ACTIVATION_BYTES
     body += _latent_workspace_bytes(deployment, part)
     sequences = min(engine.max_num_seqs, tokens)

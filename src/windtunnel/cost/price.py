@@ -95,7 +95,7 @@ def pricing_of(deployment: DeploymentSpec) -> tuple[Device, Links]:
 
 def links_of(deployment: DeploymentSpec) -> Links:
     """The links of one replica, its ranks laid out stage after stage."""
-    tp, pp = deployment.plan.tensor_parallel, deployment.plan.pipeline_parallel
+    tp, pp = deployment.plan.ranks_per_stage, deployment.plan.pipeline_parallel
     per_node = max(1, deployment.node.accelerators // tp)
     nodes_ended = pp - 1 if tp > deployment.node.accelerators else -(-pp // per_node) - 1
     crossing = nodes_ended / (pp - 1) if pp > 1 else 0.0

@@ -119,7 +119,7 @@ def price_step(deployment: DeploymentSpec, batch: Batch) -> StepCost:
         stage_s=tuple(stages),
         launch_wait_s=wait,
         host_s=engine.step_host_s + engine.request_host_s * batch.requests,
-        joules=plan.tensor_parallel * _rank_joules(rows, energy),
+        joules=plan.ranks_per_stage * _rank_joules(rows, energy),
         static_w=plan.accelerators_per_replica * deployment.accelerator.idle_w,
         source=device.provenance,
     )

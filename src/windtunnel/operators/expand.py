@@ -65,6 +65,7 @@ def token_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Op
     """What depends on the step's tokens alone: projections, MLP, experts, norms, collectives, embedding."""
     part = shard(model, plan)
     hidden = model.hidden
+    together, tokens = tokens, tokens / plan.attention_data_parallel
     found = _embedding(model, part, tokens)
     found += _norms(model, tokens)
     found += _latent_projections(model, plan, part, tokens) if model.latent else _projections(model, plan, part, tokens)
@@ -72,12 +73,28 @@ def token_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Op
         dtypes = matrix_dtypes(model, plan, routed=False)
         found += _mlp(model, "mlp", model.dense_layers, tokens, part.ffn, dtypes)
     if model.moe is not None:
-        found += _experts(model, model.moe, plan, part, tokens)
+        found += _experts(model, model.moe, plan, part, tokens, together)
     if part.ranks > 1:
         reductions = (1 if model.parallel_attention else 2) * model.layers + 1
         message = hidden * ACTIVATION_BYTES * tokens
         found.append(collective("all-reduce", "tokens", reductions, message, part.ranks))
+    if plan.attention_data_parallel > 1 and model.moe is not None:
+        found += _exchange(model, plan, together)
     return found
+
+
+def _exchange(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Operator]:
+    """With data-parallel attention, ranks gather the tokens of all before the experts and scatter the sums after.
+
+    Tokens travel in the experts' format, sums in 16 bits.
+    """
+    narrow = DTYPE_BYTES[matrix_dtypes(model, plan, routed=True)[1]]
+    ranks, layers, h = plan.ranks_per_stage, model.moe_layers, model.hidden
+    out, back = h * min(narrow, ACTIVATION_BYTES) * tokens, h * ACTIVATION_BYTES * tokens
+    return [
+        collective("gather tokens", "tokens", layers, out, ranks, "all_gather"),
+        collective("scatter sums", "tokens", layers, back, ranks, "reduce_scatter"),
+    ]
 
 
 def _embedding(model: ModelSpec, part: Shard, tokens: Number) -> list[Operator]:
@@ -167,12 +184,14 @@ def _mlp(
     ]
 
 
-def _experts(model: ModelSpec, moe: MixtureOfExperts, plan: PlanSpec, part: Shard, tokens: Number) -> list[Operator]:
+def _experts(
+    model: ModelSpec, moe: MixtureOfExperts, plan: PlanSpec, part: Shard, tokens: Number, together: Number
+) -> list[Operator]:
     """Router (replicated), shared experts (sharded by TP) and the rank's routed experts.
 
-    Attention runs under TP, so every rank already holds all tokens: experts spread by EP need no
+    Where attention runs under TP, every rank already holds all tokens: experts spread by EP need no
     all-to-all, and the layer's one all-reduce adds their outputs (as vLLM does without
-    data-parallel attention).
+    data-parallel attention). With it, `tokens` are the rank's own and `together` those of all.
     """
     layers = model.moe_layers
     plain = plain_dtype(plan)
@@ -184,7 +203,7 @@ def _experts(model: ModelSpec, moe: MixtureOfExperts, plan: PlanSpec, part: Shar
         experts(
             "experts",
             layers,
-            tokens,
+            together,
             experts=moe.experts,
             local_experts=part.experts,
             experts_per_token=k,
@@ -209,6 +228,7 @@ def decode_operators(model: ModelSpec, plan: PlanSpec, requests: Number, context
     """Decode attention of the layers that attend to everything."""
     part = shard(model, plan)
     kv_bytes = DTYPE_BYTES[plan.kv_dtype]
+    requests, context_tokens = requests / plan.attention_data_parallel, context_tokens / plan.attention_data_parallel
     if model.latent is not None:
         return _absorbed(model, plan, part, requests, context_tokens)
     layers = model.layers - model.window_layers
@@ -227,6 +247,7 @@ def decode_window_operators(
     if not model.window_layers or model.latent is not None:
         return []
     part = shard(model, plan)
+    requests, window_tokens = requests / plan.attention_data_parallel, window_tokens / plan.attention_data_parallel
     heads = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
     return [
         decode_attention(
@@ -279,6 +300,10 @@ def prefill_operators(
 ) -> list[Operator]:
     """Attention of prompt chunks."""
     part = shard(model, plan)
+    groups = plan.attention_data_parallel
+    tokens, pairs, window_pairs, context_tokens = (
+        one / groups for one in (tokens, pairs, window_pairs, context_tokens)
+    )
     kv_bytes = DTYPE_BYTES[plan.kv_dtype]
     if model.latent is not None:
         return _expanded(model, plan, part, tokens, pairs, context_tokens)
@@ -344,6 +369,7 @@ def sample_operators(model: ModelSpec, plan: PlanSpec, sampled: Number) -> list[
     part = shard(model, plan)
     plain = plain_dtype(plan)
     width = model.embedding_dim or model.hidden
+    sampled = sampled / plan.attention_data_parallel
     found: list[Operator] = []
     if width != model.hidden:
         found.append(matmul("embedding down", "sampled", 1, sampled, width, model.hidden, plain, plain))
@@ -361,7 +387,7 @@ def hop_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Oper
     stages, tp = plan.pipeline_parallel, plan.tensor_parallel
     if stages == 1:
         return []
-    message = 2.0 * model.hidden * ACTIVATION_BYTES * tokens
+    message = 2.0 * model.hidden * ACTIVATION_BYTES * tokens / plan.attention_data_parallel
     found: list[Operator] = [transfer("send to next stage", stages - 1, message / tp)]
     if tp > 1:
         found.append(collective("gather from last stage", "hop", stages - 1, message, tp, "all_gather"))

@@ -50,7 +50,7 @@ def shard(model: ModelSpec, plan: PlanSpec) -> Shard:
         kv_heads=_up(model.kv_heads, tp),
         ffn=_up(model.ffn, tp),
         experts=_up(moe.experts, ep) if moe else 0,
-        expert_ffn=_up(moe.expert_ffn, tp // ep) if moe else 0,
+        expert_ffn=_up(moe.expert_ffn, plan.ranks_per_stage // ep) if moe else 0,
         shared_ffn=_up(moe.shared_ffn, tp) if moe else 0,
         vocab=model.vocab if tp == 1 else _up(padded, tp),
     )

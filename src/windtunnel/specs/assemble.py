@@ -170,7 +170,7 @@ def deployment_problems(deployment: DeploymentSpec, where: str = "") -> list[Pro
             f"must divide, or be a multiple of, the model's {model.kv_heads} KV heads", "plan.tensor_parallel", tp, ""
         )
     width = model.moe.expert_ffn if model.moe is not None else model.ffn
-    sharded = tp // plan.expert_parallel if model.moe is not None else tp
+    sharded = plan.ranks_per_stage // plan.expert_parallel if model.moe is not None else tp
     if width % sharded:
         wrong(f"must divide the MLP width {width}", "plan.tensor_parallel", tp, "")
     if plan.pipeline_parallel > model.layers:
@@ -178,6 +178,9 @@ def deployment_problems(deployment: DeploymentSpec, where: str = "") -> list[Pro
     if plan.expert_parallel > 1 and (model.moe is None or model.moe.experts % plan.expert_parallel):
         experts = "no experts" if model.moe is None else f"{model.moe.experts} experts"
         wrong(f"must divide the experts; the model has {experts}", "plan.expert_parallel", plan.expert_parallel, "")
+    if plan.attention_data_parallel > 1 and model.moe is None:
+        allowed = "1 for a model without experts; replicas are copies"
+        wrong("needs experts to share", "plan.attention_data_parallel", plan.attention_data_parallel, allowed)
     if plan.matmul_dtype not in device.peak_flops_per_s:
         known = ", ".join(sorted(device.peak_flops_per_s))
         if plan.compute_dtype is None and plan.weight_dtype in WEIGHT_ONLY:
