@@ -11,6 +11,8 @@ Floats = npt.NDArray[np.float64]
 
 CONTEXT_POINTS = 33
 """Contexts at which the decode steps of a batch are priced; steps are close to linear in between."""
+MICRO_TOKENS = 1024
+"""Tokens above which FasterTransformer cuts a pipeline's batch further."""
 
 
 def static_batch(pricer: StepPricer, batch: int, input_tokens: int, output_tokens: int) -> dict[str, float]:
@@ -48,6 +50,10 @@ def prefill_in_steps(pricer: StepPricer, batch: int, input_tokens: int) -> Steps
     chunks, and chunks of one prompt follow each other.
     """
     budget = pricer.deployment.engine.max_num_batched_tokens
+    stages = pricer.deployment.plan.pipeline_parallel
+    if stages > 1 and not pricer.deployment.engine.enable_chunked_prefill:
+        size = micro_batch(batch, input_tokens, stages)
+        return _in_pipeline(pricer.prefill(size, input_tokens), batch / size, stages)
     if input_tokens <= budget:
         together = min(batch, budget // input_tokens)
         full, rest = divmod(batch, together)
@@ -58,6 +64,26 @@ def prefill_in_steps(pricer: StepPricer, batch: int, input_tokens: int) -> Steps
             seconds, joules = seconds + last.seconds, joules + last.joules
         return Steps(seconds, joules)
     return _chunked(pricer, batch, input_tokens, budget)
+
+
+def micro_batch(batch: int, tokens: int, stages: int) -> int:
+    """Requests of a micro-batch when a static batch runs through pipeline stages, as FasterTransformer cuts it.
+
+    A stage's share where the batch divides, halved while it holds more than 1,024 tokens.
+
+    >>> micro_batch(256, 128, 3), micro_batch(6, 20, 3)
+    (8, 2)
+    """
+    size = batch // stages if batch % stages == 0 else batch
+    while size * tokens > MICRO_TOKENS and size % 2 == 0:
+        size //= 2
+    return size
+
+
+def _in_pipeline(one: Steps, pieces: float, stages: int) -> Steps:
+    """Equal pieces that follow each other through the stages: the last leaves after pieces + stages - 1 slots."""
+    slots = (pieces + stages - 1) / stages
+    return Steps(one.seconds * slots, one.joules * pieces)
 
 
 def _chunked(pricer: StepPricer, batch: int, input_tokens: int, budget: int) -> Steps:
@@ -81,7 +107,11 @@ def _mean_decode(pricer: StepPricer, batch: float, start: int, steps: int) -> tu
     if steps < 1:
         return 0.0, 0.0
     contexts = np.linspace(start + 1, start + steps, min(steps, CONTEXT_POINTS))
-    found = pricer.decode(batch, contexts)
+    stages = pricer.deployment.plan.pipeline_parallel
+    size: float = batch
+    if stages > 1 and batch == int(batch) and not pricer.deployment.engine.enable_chunked_prefill:
+        size = micro_batch(int(batch), 1, stages)
+    found = _in_pipeline(pricer.decode(size, contexts), batch / size, stages)
     return _mean(found.seconds), _mean(found.joules)
 
 

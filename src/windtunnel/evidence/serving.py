@@ -193,10 +193,9 @@ def laid_out(
         compute = "fp8"  # 4-bit experts meet 8-bit activations on devices that multiply them directly
     elif native not in peaks:
         compute = "bf16" if "bf16" in peaks else "fp16"
-    if attention_dp > 1:
-        raise NotExpressedError("attention data parallelism is not in the plan yet")
     return PlanSpec(
         tensor_parallel=tp,
+        attention_data_parallel=attention_dp,
         pipeline_parallel=pp,
         expert_parallel=max(1, ep),
         replicas=replicas,

@@ -99,7 +99,7 @@ class StepPricer:
         if not graphs:
             launches = launches_of(body) + launches_of(attention) + launches_of(head)
             device_s = np.maximum(device_s, launches * engine.launch_s)
-        ranks = d.plan.tensor_parallel
+        ranks = d.plan.ranks_per_stage
         joules = ranks * self._joules(body + attention + head + hops)
         device_s = self._stretched(np.broadcast_to(device_s, shape), joules)
         seconds = device_s + engine.step_host_s + engine.request_host_s * requests
