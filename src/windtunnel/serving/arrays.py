@@ -105,7 +105,8 @@ def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
     world["ordered"] = SCHEDULERS[settings.scheduler].queue == "policy" and settings.policy == "priority"
     world["threshold"] = settings.long_prefill_token_threshold
     world["usable_blocks"] = settings.num_blocks - 1
-    world["stages"] = len(surface.stage_share)
+    world["stages"] = world["depth"] = len(surface.stage_share)
+    world["queued"] = len(surface.stage_share) > 1
     if surface.linear is not None:
         world["linear"] = 1
         world["base_s"], world["per_token_s"], world["per_context_s"] = surface.linear

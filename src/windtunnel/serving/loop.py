@@ -11,14 +11,14 @@ import math
 from typing import Any
 
 from windtunnel.serving.arrivals import find_next_arrival, pop_arrival, release_successors
-from windtunnel.serving.batch import enter_decode, first_prefill, vacate
 from windtunnel.serving.composer import compose
+from windtunnel.serving.ending import end_batch, end_step, note_batch
 from windtunnel.serving.jit import cached_entry, inlined, njit
 from windtunnel.serving.log import log_end, log_full, log_sample, log_start
 from windtunnel.serving.price import time_step
 from windtunnel.serving.queue import push_back
 from windtunnel.serving.routing import route
-from windtunnel.serving.state import DEADLINE, DECODE, DONE, NEED_SPACE, NEVER, OVERLOAD, RUNNING, STUCK
+from windtunnel.serving.state import DEADLINE, DONE, NEED_SPACE, OVERLOAD, RUNNING, STUCK
 
 SAME_MOMENT_S = 1e-12
 """Requests that arrive this much after a step's end still make the next step."""
@@ -80,141 +80,16 @@ def _push_pending(world: Any, replicas: Any, r: int) -> None:
 
 
 @njit
-def _finish(world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, row: int) -> None:
-    i = slots[row].request
-    requests[i].finish_s = world.now_s
-    requests[i].generated = requests[i].output
-    requests[i].next = replica.finished
-    replica.finished = i
-    vacate(world, replica, slots, phase, blocks, cells, row)
-    if world.dynamic:
-        release_successors(world, requests, i)
-
-
-@njit
-def _first_token(world: Any, requests: Any, i: int) -> int:
-    """Request i's prompt is done and gave a token. Returns the tokens still to come."""
-    request = requests[i]
-    if math.isnan(request.first_token_s):
-        request.first_token_s = world.now_s
-    request.generated += 1
-    return int(request.output - request.generated)
-
-
-@inlined
-def _end_step(world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any) -> None:
-    """Process the tokens of the step that ends now (one stage: all of the replica's tokens)."""
-    due = replica.next_finish <= replica.tick
-    start = 0 if due else first_prefill(replica, slots)
-    if due:
-        replica.next_finish = NEVER
-    kept = start
-    for i in range(start, replica.running):
-        row = slots[i].order
-        slot = slots[row]
-        if slot.state == DECODE:
-            if slot.finish_tick <= replica.tick:
-                _finish(world, requests, replica, slots, phase, blocks, cells, row)
-                continue
-            replica.next_finish = min(replica.next_finish, slot.finish_tick)
-        elif slot.start == slot.target:
-            left = _first_token(world, requests, slot.request)
-            if left == 0:
-                _finish(world, requests, replica, slots, phase, blocks, cells, row)
-                continue
-            enter_decode(world, replica, slot, phase, left)
-        slots[kept].order = row
-        kept += 1
-    replica.running = kept
-
-
-@njit
-def _note_batch(world: Any, requests: Any, replica: Any, slots: Any, batches: Any, entries: Any, end_s: float) -> None:
-    """Several stages: remember whom the composed step holds until it ends."""
-    b = (replica.first_batch + replica.in_flight) % world.stages
-    count = 0
-    for i in range(replica.running):
-        row = slots[i].order
-        slot = slots[row]
-        if slot.scheduled == 0:
-            continue
-        slot.scheduled = 0
-        slot.flying += 1
-        entry = entries[b, count]
-        entry.request = slot.request
-        entry.row = row
-        entry.epoch = requests[slot.request].preemptions
-        entry.samples = 1 if slot.state == DECODE or slot.start == slot.target else 0
-        count += 1
-    batches[b].entries = count
-    batches[b].end_s = end_s
-    batches[b].log_row = replica.log_row
-    if replica.in_flight == 0:
-        replica.end_s = end_s
-    replica.in_flight += 1
-
-
-@njit
-def _end_entry(
-    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, entry: Any
-) -> None:
-    i, row = entry.request, entry.row
-    slot = slots[row]
-    if requests[i].preemptions != entry.epoch:
-        # Preempted meanwhile. Its token still counts, unless it were the last one, which the
-        # recomputation gives again.
-        requests[i].stale -= 1
-        replica.blocked = -1
-        replica.head_request = -1
-        if entry.samples and requests[i].generated + 1 < requests[i].output:
-            _first_token(world, requests, i)
-        return
-    slot.flying -= 1
-    if not entry.samples:
-        return
-    if slot.state == DECODE:
-        slot.finish_tick -= 1
-        left = slot.finish_tick
-    else:
-        left = _first_token(world, requests, i)
-        if left > 0:
-            enter_decode(world, replica, slot, phase, left)
-    if left == 0:
-        at = 0
-        while slots[at].order != row:
-            at += 1
-        for j in range(at, replica.running - 1):
-            slots[j].order = slots[j + 1].order
-        replica.running -= 1
-        _finish(world, requests, replica, slots, phase, blocks, cells, row)
-
-
-@njit
-def _end_batch(
-    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, batches: Any, entries: Any
-) -> int:
-    """Several stages: process the oldest step under way, which ends now. Returns its log row."""
-    b = replica.first_batch
-    for e in range(batches[b].entries):
-        _end_entry(world, requests, replica, slots, phase, blocks, cells, entries[b, e])
-    replica.first_batch = (b + 1) % world.stages
-    replica.in_flight -= 1
-    if replica.in_flight > 0:
-        replica.end_s = batches[replica.first_batch].end_s
-    return int(batches[b].log_row)
-
-
-@njit
 def _end(
-    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, batches: Any,
-    entries: Any, steps: Any,
+    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
+    batches: Any, entries: Any, steps: Any,
 ) -> None:  # fmt: skip
     """The replica's (oldest) step ends now."""
     row = replica.log_row
-    if world.stages == 1:
-        _end_step(world, requests, replica, slots, phase, blocks, cells)
+    if world.queued:
+        row = end_batch(world, requests, replica, slots, phase, blocks, cells, segments, batches, entries)
     else:
-        row = _end_batch(world, requests, replica, slots, phase, blocks, cells, batches, entries)
+        end_step(world, requests, replica, slots, phase, blocks, cells)
     if world.recording:
         log_end(steps, replica, row)
 
@@ -259,12 +134,12 @@ def _drive(
             replica.tokens += replica.step_tokens
             if world.recording:
                 log_start(world, steps, replica, r, end_s, first_entry, first_preempted)
-            if world.stages > 1:
-                _note_batch(world, requests, replica, slots, batches, entries, end_s)
+            if world.queued:
+                note_batch(world, requests, replica, slots, batches, entries, end_s)
             else:
                 replica.end_s = end_s
-        if world.stages > 1:
-            if started and replica.in_flight < world.stages:
+        if world.queued:
+            if started and replica.in_flight < world.depth:
                 continue
             replica.active = 1 if replica.in_flight > 0 else 0
             break
@@ -273,7 +148,7 @@ def _drive(
             break
         world.now_s = replica.end_s
         if world.recording or replica.prefilling > 0 or replica.next_finish <= replica.tick:
-            _end(world, requests, replica, slots, phase, blocks, cells, batches, entries, steps)
+            _end(world, requests, replica, slots, phase, blocks, cells, segments, batches, entries, steps)
     world.pending -= 1
     if replica.active:
         _push_event(world, replicas, r)
@@ -342,8 +217,9 @@ def run_loop(
             while end_s == moment_s:
                 r = _pop_event(world, replicas)
                 _end(
-                    world, requests, replicas[r], slots[r], phase[r], blocks[r], cells[r], batches[r], entries[r], steps
-                )
+                    world, requests, replicas[r], slots[r], phase[r], blocks[r], cells[r], segments, batches[r],
+                    entries[r], steps,
+                )  # fmt: skip
                 _push_pending(world, replicas, r)
                 end_s = _next_event_s(world, replicas)
             _arrive(world, requests, replicas)

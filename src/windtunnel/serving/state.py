@@ -35,7 +35,7 @@ def _dtype(**fields: Any) -> np.dtype[Any]:
 
 WORLD = _dtype(
     settings=(_i, "max_num_seqs budget max_model_len block_size chunked prefix ordered threshold watermark_blocks"),
-    cluster=(_i, "replicas router seed draws stages usable_blocks hash_mask token_output"),
+    cluster=(_i, "replicas router seed draws stages depth queued usable_blocks hash_mask token_output"),
     cost=(_f, "base_s per_token_s per_context_s host_s host_request_s"),
     prefill=(_f, "prefill_step_s prefill_token_s prefill_pair_s prefill_window_s prefill_read_s"),
     energy=(_f, "prefill_step_j prefill_token_j prefill_pair_j prefill_window_j prefill_read_j"),
@@ -46,6 +46,9 @@ WORLD = _dtype(
     loop=(_i, "events pending status max_waiting rejected"),
     totals=(_i, "prefix_queries prefix_hits"),
     log=(_i, "recording steps entries preempted samples"),
+    choices=(_i, "reserve variant swaps host_blocks swap_group swap_reuse swap_overlap levels update_steps history"),
+    amounts=(_f, "swap_block_s swap_call_s quantum_s starve_s input_weight output_weight"),
+    ratios=(_f, "ratio_first ratio_least ratio_steps"),
     hooks=(_i, "hook_order hook_victim hook_chunk hook_admit hook_route"),
 )
 
@@ -53,7 +56,7 @@ REQUEST = _dtype(
     given=(_f, "arrival_s delay_s key"),
     lengths=(_i, "prompt output tie after segment segment_end output_id fits"),
     times=(_f, "scheduled_s first_token_s finish_s"),
-    counts=(_i, "generated preemptions cached replica stale swapped"),
+    counts=(_i, "generated preemptions cached replica stale swapped kept"),
     links=(_i, "next child first_successor next_successor heap any_row"),
     who=(_i, "priority"),
     own=(_h, "tenant level"),
@@ -61,6 +64,8 @@ REQUEST = _dtype(
 
 REPLICA = _dtype(
     times=(_f, "end_s busy_s dynamic_j pending_s stall_s"),
+    swap=(_f, "transfer_s begun_s stalled_s"),
+    swapped=(_i, "host_used host_peak swapped_out swapped_in"),
     tables=(_i, "tick running decoding prefilling free_blocks free_rows next_finish"),
     context=(_i, "context window_context unsaturated next_saturation"),
     waiting=(_i, "waiting head tail head_row head_request blocked blocked_need threshold"),
