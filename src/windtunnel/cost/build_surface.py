@@ -61,6 +61,8 @@ def step_surface(deployment: DeploymentSpec) -> StepSurface:
     sample_s, sample_j = _sample_tables(rank, _rounded(engine.max_num_seqs))
     decode_s, window_s, decode_j = _decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     prefill_s, prefill_j = _prefill_lines(rank)
+    if engine.prefill_launch_s:
+        prefill_s = prefill_s + np.array([_token_launches(model, plan) * engine.prefill_launch_s, 0.0, 0.0, 0.0, 0.0])
     hop_s, hop_j = _hops(deployment, rank, links, max_tokens)
     return StepSurface(
         token_s=tokens_s[: max_tokens + 1],

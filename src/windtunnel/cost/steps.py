@@ -143,12 +143,15 @@ def _kernels(operator: Operator) -> int:
 
 
 def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...]) -> float:
-    """How much longer launching the tokens' kernels takes than running them, when graphs are off."""
-    if deployment.engine.graphs:
-        return 0.0
+    """How much longer launching the tokens' kernels takes than running them, where no graph is replayed."""
+    engine = deployment.engine
     mine = [row for row in rows if row.operator.part == "tokens"]
-    launch = launches_of(row.operator for row in mine) * deployment.engine.launch_s
-    return max(0.0, launch - sum(row.seconds for row in mine))
+    launches = launches_of(row.operator for row in mine)
+    prefill = any(row.operator.part == "prefill" for row in rows)
+    wait = launches * engine.prefill_launch_s if prefill else 0.0
+    if not engine.graphs:
+        wait += max(0.0, launches * engine.launch_s - sum(row.seconds for row in mine))
+    return wait
 
 
 def _rank_joules(rows: tuple[OperatorCost, ...], energy: Energy) -> float:

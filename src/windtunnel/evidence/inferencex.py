@@ -72,9 +72,7 @@ def _scenario(row: Row) -> Scenario:
     if not concurrency >= 1 or min(lengths) < 1:
         raise NotExpressedError("lengths or concurrency are not stated")
     weights, dense = _formats(row, model)
-    tp, attention_dp = row.count("tp_size"), max(1, row.count("attention_dp_size"))
-    if tp < 1:
-        raise NotExpressedError("the layout is not stated")
+    tp, attention_dp, ep = layout_of(row)
     plan = laid_out(
         model,
         accelerator[0],
@@ -82,7 +80,7 @@ def _scenario(row: Row) -> Scenario:
         "fp8",
         tp=tp,
         pp=max(1, row.count("pp_size")),
-        ep=max(1, row.count("moe_ep_size")),
+        ep=ep,
         dp=attention_dp,
     )
     return Scenario(
@@ -98,6 +96,25 @@ def _scenario(row: Row) -> Scenario:
         length_ratio=LENGTH_RATIO,
         dense_dtype=dense,
     )
+
+
+def layout_of(row: Row) -> tuple[int, int, int]:
+    """(TP, attention DP, EP) of a row's aggregated layout.
+
+    Some of the dumps state a layout of k ranks with EP k as k * k: the same measurement stands in the
+    table as TP k, EP k and as TP k * k, MoE TP k, MoE EP k (attention DP likewise).
+    """
+    tp, attention_dp = row.count("tp_size"), row.count("attention_dp_size")
+    moe_tp, moe_ep = max(1, row.count("moe_tp_size")), max(1, row.count("moe_ep_size"))
+    if tp < 1:
+        raise NotExpressedError("the layout is not stated")
+    if attention_dp < 1:
+        return tp, max(1, moe_tp * moe_ep // tp), moe_ep
+    if moe_tp == moe_ep > 1 and tp * attention_dp == moe_tp * moe_ep:
+        return (moe_tp, 1, moe_ep) if attention_dp == 1 else (1, moe_tp, moe_ep)
+    if moe_tp == 1 and tp == attention_dp > 1 and moe_ep == tp * attention_dp:
+        return tp, 1, tp
+    return tp, attention_dp, moe_ep
 
 
 def _formats(row: Row, model: str) -> tuple[Dtype, str]:

@@ -45,15 +45,18 @@ def simulated(
         return f"no room for one request of {longest} tokens"
     settings = replace(settings, enable_prefix_caching=False)
     surface = surface or step_surface(deployment)
-    workload = requests_of(scenario, deployment.plan.replicas)
+    workload = requests_of(scenario, deployment.engine.frontend_s)
     done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
     if done.rejected.any() or not done.finished.all():
         return "the simulated engine turned requests away"
     return _values(scenario, deployment, surface, done)
 
 
-def requests_of(scenario: Scenario, replicas: int) -> RequestTable:
-    """The requests of an offline or closed-loop set-up, in the order they are sent."""
+def requests_of(scenario: Scenario, frontend_s: float = 0.0) -> RequestTable:
+    """The requests of an offline or closed-loop set-up, in the order they are sent.
+
+    A client's next request reaches the scheduler `frontend_s` after its last one was answered.
+    """
     count = scenario.requests
     rng = np.random.default_rng(SEED)
     prompts = _lengths(scenario.input_tokens, scenario.length_ratio, count, rng)
@@ -61,7 +64,8 @@ def requests_of(scenario: Scenario, replicas: int) -> RequestTable:
     after = np.full(count, AT_ARRIVAL)
     if scenario.mode == "closed":
         after[int(scenario.batch) :] = AFTER_ANY
-    return request_table(np.zeros(count), prompts, outputs, after=after)
+    delay_s = np.where(after == AFTER_ANY, frontend_s, 0.0)
+    return request_table(np.zeros(count), prompts, outputs, after=after, delay_s=delay_s)
 
 
 def _lengths(tokens: int, ratio: float, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -73,7 +77,8 @@ def _values(scenario: Scenario, deployment: DeploymentSpec, surface: StepSurface
     from windtunnel.serving.result import Simulation
 
     assert isinstance(done, Simulation)
-    ttft, tpot, e2e = done.ttft_s, done.tpot_s, done.e2e_s
+    outside_s = deployment.engine.frontend_s if scenario.mode == "closed" else 0.0
+    ttft, tpot, e2e = done.ttft_s + outside_s, done.tpot_s, done.e2e_s + outside_s
     span = done.makespan_s
     output = float(done.output_tokens.sum())
     plan = deployment.plan

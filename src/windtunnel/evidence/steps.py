@@ -78,7 +78,7 @@ class StepPricer:
             requests * (start + tokens),
         )
         sampled = requests if last else 0.0
-        return self._steps(requests * tokens, sampled, requests, attention, (1,), graphs=False)
+        return self._steps(requests * tokens, sampled, requests, attention, (1,), graphs=False, prompts=1)
 
     def _steps(
         self,
@@ -89,6 +89,7 @@ class StepPricer:
         shape: tuple[int, ...],
         *,
         graphs: bool,
+        prompts: int = 0,
     ) -> Steps:
         d = self.deployment
         engine = d.engine
@@ -99,6 +100,7 @@ class StepPricer:
         if not graphs:
             launches = launches_of(body) + launches_of(attention) + launches_of(head)
             device_s = np.maximum(device_s, launches * engine.launch_s)
+            device_s = device_s + prompts * launches_of(body) * engine.prefill_launch_s
         ranks = d.plan.ranks_per_stage
         joules = ranks * self._joules(body + attention + head + hops)
         device_s = self._stretched(np.broadcast_to(device_s, shape), joules)

@@ -58,6 +58,17 @@ class EngineSpec(Spec):
     step_host_s: Seconds = Field(0.0, ge=0, description="host time per step that is not hidden behind the device")
     request_host_s: Seconds = Field(0.0, ge=0, description="host time per scheduled request and step, not hidden")
     launch_s: Seconds = Field(0.0, ge=0, description="host time to launch one kernel when graphs are off")
+    prefill_launch_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="host time per kernel of a step that holds a prompt, where only decode steps are captured",
+    )
+    frontend_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="time of a request outside the scheduler before its first token: HTTP, tokenisation, "
+        "hand-over; holds up nobody else",
+    )
     graphs: bool = Field(True, description="whether decode steps replay captured graphs")
     reserve_output: bool = Field(
         False,
