@@ -1,0 +1,219 @@
+"""Memory of many layouts at once, and the smallest cluster that would hold a job.
+
+The formulas are those of `training.memory`, evaluated over arrays. All layouts of a call share the
+job's flags (ZeRO stage, recomputation, formats, optimiser); their degrees differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from windtunnel.specs.training import TrainingJob, TrainingPlan
+from windtunnel.training.memory_layout import MemoryLayout, runtime_memory
+from windtunnel.training.memory_peak import moments, total
+from windtunnel.training.memory_stages import StageLoad, stage_load
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degrees:
+    """Degrees of many layouts, one entry each (or a scalar for all).
+
+    Attributes:
+        gpus: accelerators.
+        tensor_parallel, pipeline_parallel, context_parallel, expert_parallel: degrees.
+        virtual_stages: model chunks per pipeline rank.
+        micro_batch: sequences per microbatch.
+        expert_tensor_parallel: TP inside an expert; 0 as in the plan.
+    """
+
+    gpus: npt.ArrayLike
+    tensor_parallel: npt.ArrayLike = 1
+    pipeline_parallel: npt.ArrayLike = 1
+    context_parallel: npt.ArrayLike = 1
+    expert_parallel: npt.ArrayLike = 1
+    virtual_stages: npt.ArrayLike = 1
+    micro_batch: npt.ArrayLike = 1
+    expert_tensor_parallel: npt.ArrayLike = 0
+
+    def arrays(self) -> dict[str, Ints]:
+        """All degrees as arrays of one length."""
+        names = [f.name for f in fields(self)]
+        values = np.broadcast_arrays(*(np.atleast_1d(np.asarray(getattr(self, n), dtype=np.int64)) for n in names))
+        return dict(zip(names, values, strict=True))
+
+
+def fits(job: TrainingJob, degrees: Degrees) -> npt.NDArray[np.bool_]:
+    """Which layouts fit the job's accelerator."""
+    return peak_bytes(job, degrees) <= job.accelerator.memory_bytes
+
+
+def peak_bytes(job: TrainingJob, degrees: Degrees) -> Floats:
+    """Memory of the worst pipeline rank of every layout, context and communicators included.
+
+    Args:
+        job: model, batch, accelerator and the flags of the plan.
+        degrees: the layouts; their degrees must divide (see `specs.training_check`).
+    """
+    d = degrees.arrays()
+    layout, microbatches = _layout(job, d)
+    keys = np.stack([d["pipeline_parallel"], d["virtual_stages"], microbatches], axis=1)
+    unique, where = np.unique(keys, axis=0, return_inverse=True)
+    worst: Floats = np.zeros(len(keys))
+    for loads in _ranks(job, unique):
+        load = _spread(loads, where.reshape(-1))
+        for name, parts in moments(layout, load).items():
+            sizes = np.broadcast_to(np.asarray(total(parts), dtype=np.float64), worst.shape)
+            if name in ("loss", "head backward"):
+                sizes = np.where(np.asarray(load.last) > 0, sizes, 0.0)
+            np.maximum(worst, sizes, out=worst)
+    return worst * runtime_memory().reserved_share + _context(job, d)
+
+
+def _layout(job: TrainingJob, d: dict[str, Ints]) -> tuple[MemoryLayout, Ints]:
+    plan = job.plan
+    tp, pp, cp, ep = (d[f"{axis}_parallel"] for axis in ("tensor", "pipeline", "context", "expert"))
+    dp = np.maximum(d["gpus"] // (tp * pp * cp), 1)
+    microbatches = np.maximum(job.global_batch_sequences // (dp * d["micro_batch"]), 1)
+    given = d["expert_tensor_parallel"] if plan.expert_tensor_parallel == 0 else plan.expert_tensor_parallel
+    etp = np.where(given > 0, given, np.where(ep == 1, tp, 1))
+    expert_ranks = np.maximum(d["gpus"] // pp // (ep * etp), 1)
+    ranks = np.minimum(dp * cp, plan.zero_group) if plan.zero_group else dp * cp
+    expert_ranks = np.minimum(expert_ranks, plan.zero_group) if plan.zero_group else expert_ranks
+    sharded = plan.zero_stage > 0
+    as_float = {name: values.astype(np.float64) for name, values in d.items()}
+    return MemoryLayout(
+        model=job.model,
+        plan=plan,
+        engine=job.engine,
+        seq_len=float(job.seq_len),
+        tp=as_float["tensor_parallel"],
+        pp=as_float["pipeline_parallel"],
+        cp=as_float["context_parallel"],
+        ep=as_float["expert_parallel"],
+        etp=etp.astype(np.float64),
+        virtual=as_float["virtual_stages"],
+        sequences=as_float["micro_batch"],
+        microbatches=microbatches.astype(np.float64),
+        zero_ranks=ranks.astype(np.float64) if sharded else 1.0,
+        expert_zero_ranks=expert_ranks.astype(np.float64) if sharded else 1.0,
+        secondary_ranks=float(plan.zero_secondary_group),
+    ), microbatches
+
+
+def _ranks(job: TrainingJob, unique: Ints) -> Iterator[list[StageLoad]]:
+    """Loads of the pipeline ranks that may be the worst, one entry per (PP, virtual stages, microbatches)."""
+    plans = [_plan(job.plan, int(pp), int(virtual)) for pp, virtual, _ in unique]
+    micros = [int(micro) for _, _, micro in unique]
+    candidates = [_candidates(job, plan) for plan in plans]
+    for ranks in zip(*candidates, strict=True):
+        yield [
+            stage_load(job.model, plan, micro, min(max(rank, 0), plan.pipeline_parallel - 1))
+            for plan, micro, rank in zip(plans, micros, ranks, strict=True)
+        ]
+
+
+def _candidates(job: TrainingJob, plan: TrainingPlan) -> list[int]:
+    """Ranks to look at.
+
+    The first holds the embedding and most microbatches, the last the head; the second has the most
+    layers of those between, of which later ones keep fewer microbatches. Leading dense layers of a
+    mixture of experts may fill the first ranks, so two more are looked at. With zero-bubble schedules,
+    later ranks hold more weight-gradient parts: the worst is at an end of a run of equal ranks.
+    """
+    last = plan.pipeline_parallel - 1
+    found = [0, 1, last]
+    if job.model.moe is not None and job.model.dense_layers:
+        found += [2, 3]
+    if plan.pipeline_schedule == "zero-bubble":
+        extra = job.model.layers % plan.pipeline_parallel
+        found += [extra, extra + 1, last - 1]
+    return found
+
+
+def _plan(plan: TrainingPlan, pp: int, virtual: int) -> TrainingPlan:
+    held = plan.stage_layers if len(plan.stage_layers) == pp else ()
+    return plan.model_copy(update={"pipeline_parallel": pp, "virtual_stages": virtual, "stage_layers": held})
+
+
+def _spread(loads: list[StageLoad], where: Ints) -> StageLoad:
+    """Loads as arrays over layouts."""
+    columns: dict[str, Any] = {}
+    for f in fields(StageLoad):
+        columns[f.name] = np.array([getattr(load, f.name) for load in loads], dtype=np.float64)[where]
+    return StageLoad(**columns)
+
+
+def _context(job: TrainingJob, d: dict[str, Ints]) -> Floats:
+    runtime = runtime_memory()
+    axes = ("tensor_parallel", "context_parallel", "pipeline_parallel", "expert_parallel")
+    groups: Floats = np.sum([d[name] > 1 for name in axes], axis=0, dtype=np.float64)
+    dp = d["gpus"] // (d["tensor_parallel"] * d["pipeline_parallel"] * d["context_parallel"])
+    groups += dp > 1
+    return groups * runtime.communicator_bytes + runtime.context_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The smallest cluster found for a job: its size, a layout that fits there, and its memory."""
+
+    gpus: int
+    plan: TrainingPlan
+    bytes: float
+
+
+def smallest_cluster(job: TrainingJob, *, most_gpus: int = 65_536) -> Cluster | None:
+    """The smallest cluster that would hold a job in some layout, or None.
+
+    Degrees, ZeRO stage and recomputation are free; formats, optimiser, offload and schedule stay
+    as the job's plan has them. Microbatches are one sequence long, and clusters are part of a node or
+    whole nodes in powers of two and three times powers of two.
+    """
+    best: Cluster | None = None
+    space = _space(job, most_gpus)
+    for zero, recompute in product((0, 1, 2, 3), ("none", "full")):
+        plan = job.plan.model_copy(
+            update={"zero_stage": zero, "recompute": recompute, "sequence_parallel": True, "stage_layers": ()}
+        )
+        trial = job.model_copy(update={"plan": plan})
+        found = peak_bytes(trial, space)
+        d = space.arrays()
+        good = found <= job.accelerator.memory_bytes
+        if not good.any():
+            continue
+        # The fewest accelerators; among those, the layout that leaves most room.
+        i = min(np.flatnonzero(good), key=lambda i: (int(d["gpus"][i]), float(found[i])))
+        if best is None or (int(d["gpus"][i]), found[i]) < (best.gpus, best.bytes):
+            chosen = plan.model_copy(
+                update={name: int(d[name][i]) for name in ("tensor_parallel", "pipeline_parallel", "expert_parallel")}
+                | {"micro_batch": 1, "virtual_stages": 1, "context_parallel": 1}
+            )
+            best = Cluster(int(d["gpus"][i]), chosen, float(found[i]))
+    return best
+
+
+def _space(job: TrainingJob, most_gpus: int) -> Degrees:
+    """Layouts of every cluster size: TP inside a node, PP up to the layers, EP up to the experts."""
+    model, node = job.model, job.node.accelerators
+    sizes = [n for n in range(1, node) if node % n == 0]
+    sizes += [node * k << i for k in (1, 3) for i in range(20) if node * k << i <= most_gpus]
+    tps = [t for t in range(1, node + 1) if node % t == 0 and model.heads % t == 0 and (model.ffn % t == 0)]
+    pps = [p for p in range(1, model.layers + 1) if model.layers % p == 0 or p & (p - 1) == 0]
+    eps = [e for e in range(1, model.moe.experts + 1) if model.moe.experts % e == 0] if model.moe else [1]
+    rows = []
+    for gpus, tp, pp, ep in product(sizes, tps, pps, eps):
+        if gpus % (tp * pp) or gpus // (tp * pp) > job.global_batch_sequences or (gpus // pp) % ep:
+            continue
+        rows.append((gpus, tp, pp, ep))
+    table = np.array(rows, dtype=np.int64)
+    return Degrees(
+        gpus=table[:, 0], tensor_parallel=table[:, 1], pipeline_parallel=table[:, 2], expert_parallel=table[:, 3]
+    )
