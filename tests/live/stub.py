@@ -38,7 +38,7 @@ class Stub:
     gauges: str = ""
     refuses: tuple[str, ...] = ()
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    token_s: list[list[float]] = field(default_factory=list)
+    token_s: list[tuple[int, list[float]]] = field(default_factory=list)  # prompt length, when tokens were written
 
     @property
     def url(self) -> str:
@@ -55,7 +55,7 @@ class Stub:
                 elif not await self._post(json.loads(body), writer):
                     break
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -75,7 +75,8 @@ class Stub:
                 return True
         index = len(self.bodies)
         self.bodies.append(asked)
-        self.token_s.append([])
+        moments: list[float] = []
+        self.token_s.append((len(asked.get("prompt") or ()), moments))
         how = self.answer(index, asked)
         if how.status != 200:
             _plain(writer, how.status, json.dumps({"error": {"message": "no"}}), how.headers)
@@ -91,7 +92,7 @@ class Stub:
                 return False
             new = min(how.per_chunk, count - sent)
             sent += new
-            self.token_s[index] += [time.monotonic()] * new
+            moments += [time.monotonic()] * new
             await _chunk(writer, _event(asked, prompt, sent, sent == count, how), how.pieces)
         if how.error:
             await _chunk(writer, b'data: {"error": {"message": "engine died"}}\n\n', False)
