@@ -51,6 +51,10 @@ class NodeSpec(Spec):
     nic_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="per network card and direction")
     fabric: str = Field("", description="catalogue name of the network between nodes")
     host_memory_bytes: Bytes = Field(0.0, ge=0)
+    host_bandwidth_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="of the host's memory, all channels")
+    nvme_bytes: Bytes = Field(0.0, ge=0, description="capacity of the server's NVMe drives together")
+    nvme_read_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="sequential reads, all drives together")
+    nvme_write_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="sequential writes, all drives together")
     host_w: Watts = Field(0.0, ge=0, description="power of the server without its accelerators")
     sources: tuple[Source, ...] = ()
 

@@ -92,6 +92,7 @@ class TrainingPlan(Spec):
     offload_optimizer: Offload = "none"
     offload_activations: Offload = "none"
     offload_weights: Offload = "none"
+    offload_overlap: bool = Field(False, description="offloaded updates run behind the backward pass, not after it")
     flash_attention: bool = Field(True, description="scores are never written to memory")
     dropout: bool = Field(False, description="dropout on embedding, attention and residuals, whose masks are kept")
     layerwise_update: bool = Field(False, description="each layer's weights updated and its gradients freed at once")

@@ -39,6 +39,9 @@ class EngineMemory(Spec):
     )
     pipeline_outputs: bool = Field(False, description="the last pipeline rank keeps the logits of the whole step")
     tensor_parallel_loss_fused: bool = Field(True, description="the loss is fused with tensor parallelism, too")
+    pinned_gradients: bool = Field(
+        False, description="offloaded gradients lie in one pinned host buffer, rounded up to a power of two"
+    )
     loss_saved_bytes: float = Field(ge=0, description="bytes per logit kept from a fused loss to its gradient")
     loss_working_bytes: float = Field(ge=0, description="bytes per logit more while a fused loss goes backward")
     plain_loss_working_bytes: float = Field(
@@ -78,6 +81,21 @@ def engine_memory(engine: TrainingEngine) -> EngineMemory:
     engines = _file()["engines"]
     assert isinstance(engines, dict)
     return build(EngineMemory, engines[engine], "catalogue/training_memory.yaml")
+
+
+class OffloadFacts(Spec):
+    """What offloaded updates reach; `catalogue/training_memory.yaml`."""
+
+    host_update_share: float = Field(gt=0, le=1, description="share of the host's memory rate in optimiser updates")
+    sources: tuple[Source, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def offload_facts() -> OffloadFacts:
+    """What offloaded updates reach."""
+    data = _file()["offload"]
+    assert isinstance(data, dict)
+    return build(OffloadFacts, data, "catalogue/training_memory.yaml")
 
 
 @lru_cache(maxsize=1)

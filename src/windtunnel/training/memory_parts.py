@@ -162,7 +162,9 @@ def gathered_weights(layout: MemoryLayout, values: Number, stage_values: Number)
     """
     plan, habits = layout.plan, layout.habits
     if plan.zero_stage < 3 and plan.offload_weights == "none":
-        return Part("gathered weights", 0.0)
+        narrow = plan.weight_dtype == "int8" or (plan.lora_rank and plan.lora_base_dtype in ("int8", "nf4"))
+        # Narrow weights are widened one layer at a time.
+        return Part("gathered weights", values * 2.0 if narrow else 0.0, "widened to 16 bits for the layer at work")
     alive = values * habits.gathered_layers
     if habits.gathered_values:
         alive = np.maximum(values, np.minimum(alive, habits.gathered_values))
