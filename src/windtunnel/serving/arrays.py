@@ -12,6 +12,7 @@ import numpy.typing as npt
 from windtunnel.cost.surface import StepSurface
 from windtunnel.errors import Problem, SpecError
 from windtunnel.serving import state
+from windtunnel.serving.drafting import make_book, write_drafting
 from windtunnel.serving.jit import rows
 from windtunnel.serving.routing import ROUTERS
 from windtunnel.serving.schedulers import SCHEDULERS
@@ -72,12 +73,18 @@ def build(
     any_rows = np.flatnonzero(workload.after == AFTER_ANY)
     requests["any_row"][: len(any_rows)] = any_rows
     world["any_rows"] = len(any_rows)
-    deep = stages if stages > 1 else 1
+    if settings.ahead and stages > 1:
+        raise SpecError("asynchronous scheduling and speculative tokens are modelled for one pipeline stage")
+    if settings.ahead:
+        world["queued"], world["depth"] = 1, 2 if settings.async_scheduling else 1
+    world["asynchronous"] = settings.async_scheduling
+    write_drafting(world, settings.drafting)
+    deep = int(world["depth"][0])
     return Arrays(
         world=world,
         requests=requests,
         replicas=_replicas(settings, replicas, slots),
-        slots=_slots(replicas, slots),
+        slots=_slots(replicas, slots, state.AHEAD_SLOT if settings.ahead else state.SLOT),
         phase=np.zeros((replicas, settings.block_size), dtype=np.int32),
         blocks=blocks,
         cells=cells,
@@ -87,11 +94,16 @@ def build(
         decode_cost=decode_cost,
         stages=_stages(surface, replicas),
         batches=np.zeros((replicas, deep), dtype=state.BATCH),
-        entries=np.zeros((replicas, deep, slots if stages > 1 else 1), dtype=state.ENTRY),
+        entries=np.zeros(
+            (replicas, deep, slots if world["queued"][0] else 1),
+            dtype=state.AHEAD_ENTRY if settings.ahead else state.ENTRY,
+        ),
         log=np.zeros((2, 0), dtype=state.ENTRY_LOG),
         steps=np.zeros(0, dtype=state.STEP_LOG),
         series=np.zeros(0, dtype=state.SAMPLE_LOG),
-        book=np.zeros((replicas, 1)),
+        book=np.tile(make_book(settings.drafting, settings.max_num_seqs), (replicas, 1))
+        if settings.ahead
+        else np.zeros((replicas, 1)),
     )
 
 
@@ -147,7 +159,7 @@ def _cost_tables(surface: StepSurface, settings: SchedulerSettings) -> tuple[Arr
 
 def _requests(workload: RequestTable, settings: SchedulerSettings) -> Array:
     n = len(workload)
-    requests = np.zeros(n, dtype=state.REQUEST)
+    requests = np.zeros(n, dtype=state.AHEAD_REQUEST if settings.ahead else state.REQUEST)
     for name in ("arrival_s", "delay_s", "after"):
         requests[name] = getattr(workload, name)
     requests["prompt"] = workload.prompt_tokens
@@ -155,7 +167,8 @@ def _requests(workload: RequestTable, settings: SchedulerSettings) -> Array:
     longest = np.minimum(total, settings.max_model_len)
     requests["output"] = longest - workload.prompt_tokens
     fits = (workload.prompt_tokens < settings.max_model_len) & (
-        -(-(longest - 1) // settings.block_size) <= settings.num_blocks - 1
+        -(-np.minimum(longest - 1 + settings.spare_tokens, settings.max_model_len) // settings.block_size)
+        <= settings.num_blocks - 1
     )
     if settings.over_length == "reject":
         fits &= total <= settings.max_model_len
@@ -219,7 +232,7 @@ def _cache_arrays(
     blocks["next"][:, :count] = np.roll(ids, -1)
     blocks["prev"][:, :count] = np.roll(ids, 1)
     longest = int(np.max(workload.prompt_tokens + workload.output_tokens, initial=1))
-    longest = min(longest, settings.max_model_len)
+    longest = min(longest + settings.spare_tokens, settings.max_model_len)
     cells = np.empty((replicas, slots, min(longest // settings.block_size + 1, count)), dtype=state.CELL)
     return blocks, cells, size - 1
 
@@ -235,9 +248,9 @@ def _replicas(settings: SchedulerSettings, replicas: int, slots: int) -> Array:
     return table
 
 
-def _slots(replicas: int, slots: int) -> Array:
+def _slots(replicas: int, slots: int, dtype: np.dtype[Any]) -> Array:
     """Slot 0 is prepared for the head of the queue; the others are free, 1 on top."""
-    table = np.zeros((replicas, slots), dtype=state.SLOT)
+    table = np.zeros((replicas, slots), dtype=dtype)
     table["free_row"][:, : slots - 1] = np.arange(slots - 1, 0, -1)
     table["request"] = -1
     return table

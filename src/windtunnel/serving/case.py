@@ -17,6 +17,7 @@ import numpy as np
 
 from windtunnel.cost.surface import StepSurface, linear_surface
 from windtunnel.serving.case_check import check_case, read_case
+from windtunnel.serving.case_spec import drafting_of
 from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import run
 from windtunnel.serving.settings import SchedulerSettings
@@ -65,6 +66,8 @@ def load_case(path: Path) -> Case:
         long_prefill_token_threshold=data.get("long_prefill_token_threshold", 0),
         watermark=data.get("watermark", 0.0),
         over_length="truncate",
+        async_scheduling=data.get("async_scheduling", False),
+        drafting=drafting_of(data.get("spec"), [requests[i] for i in order]),
     )
     cost = data["cost"]
     return Case(
@@ -160,9 +163,11 @@ def _finished_by_end(result: Simulation, place: tuple[int, ...]) -> dict[int, se
     """Step -> rows that finished with it: of each request, the last step that served it."""
     steps = result.step_table
     assert steps is not None
-    last = np.full(len(place), -1, dtype=np.int64)
     step_of_entry = np.repeat(np.arange(len(steps)), np.diff(steps.entry_offset))
-    np.maximum.at(last, steps.entry_request, step_of_entry)
+    # A step composed ahead may hold a request that the step under way finishes.
+    timely = steps.end_s[step_of_entry] <= result.finish_s[steps.entry_request]
+    last = np.full(len(place), -1, dtype=np.int64)
+    np.maximum.at(last, steps.entry_request[timely], step_of_entry[timely])
     finished: dict[int, set[int]] = {}
     for i, s in enumerate(last.tolist()):
         finished.setdefault(s, set()).add(i)

@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import CaseError, Problem, nearest, shorten
+from windtunnel.serving.case_spec import (
+    OUTCOME_FIELDS,
+    drafting_of,
+    outcome_problems,
+    spec_limit_problems,
+    spec_problems,
+)
 
 _REQUIRED = {
     "block_size": int,
@@ -22,6 +29,7 @@ _OPTIONAL = {
     "policy": str,
     "long_prefill_token_threshold": int,
     "watermark": float,
+    "async_scheduling": bool,
 }
 _COST = ("base", "per_token", "per_kv_token")
 _REQUEST_REQUIRED = {"arrival": float, "prompt": int, "output": int}
@@ -56,11 +64,12 @@ def check_case(data: dict[str, Any], file: str) -> None:
         CaseError: with every mistake found.
     """
     problems: list[Problem] = []
-    _check_keys(data, [*_REQUIRED, "cost", "requests"], list(_OPTIONAL), "", file, problems)
+    _check_keys(data, [*_REQUIRED, "cost", "requests"], [*_OPTIONAL, "spec"], "", file, problems)
     for name, kind in (_REQUIRED | _OPTIONAL).items():
         if name in data:
             _check_type(data[name], kind, name, file, problems)
     _check_cost(data.get("cost"), file, problems)
+    problems += spec_problems(data.get("spec"), file)
     requests = data.get("requests")
     if isinstance(requests, list):
         for i, request in enumerate(requests):
@@ -69,6 +78,7 @@ def check_case(data: dict[str, Any], file: str) -> None:
         problems.append(Problem("must be a list", file, "requests", shorten(requests)))
     if not problems:
         _check_limits(data, file, problems)
+        problems += spec_limit_problems(data, file)
     if not problems:
         _check_fit(data, file, problems)
     if problems:
@@ -122,7 +132,9 @@ def _check_request(request: Any, i: int, file: str, problems: list[Problem]) -> 
     if not isinstance(request, dict):
         problems.append(Problem("must be an object", file, where, shorten(request)))
         return
-    _check_keys(request, list(_REQUEST_REQUIRED), list(_REQUEST_OPTIONAL), f"{where}.", file, problems)
+    optional = [*_REQUEST_OPTIONAL, *OUTCOME_FIELDS]
+    _check_keys(request, list(_REQUEST_REQUIRED), optional, f"{where}.", file, problems)
+    problems += outcome_problems(request, where, file)
     for name, kind in (_REQUEST_REQUIRED | _REQUEST_OPTIONAL).items():
         if name not in request or not _check_type(request[name], kind, f"{where}.{name}", file, problems):
             continue
@@ -159,12 +171,14 @@ def _check_limits(data: dict[str, Any], file: str, problems: list[Problem]) -> N
 def _check_fit(data: dict[str, Any], file: str, problems: list[Problem]) -> None:
     """Requests that could never be served."""
     longest, size, usable = data["max_model_len"], data["block_size"], data["num_blocks"] - 1
+    drafting = drafting_of(data.get("spec"), [])
+    spare = drafting.spare_tokens if drafting is not None else 0
     for i, request in enumerate(data["requests"]):
         if request["prompt"] >= longest:
             message = f"leaves no room for output in max_model_len ({longest})"
             problems.append(Problem(message, file, f"requests[{i}].prompt", shorten(request["prompt"])))
             continue
-        tokens = min(request["prompt"] + request["output"], longest) - 1
+        tokens = min(min(request["prompt"] + request["output"], longest) - 1 + spare, longest)
         blocks = -(-tokens // size)
         if blocks > usable:
             message = f"needs {blocks} KV blocks of {size} tokens and there are {usable}"

@@ -39,11 +39,13 @@ from windtunnel.serving.schedulers import scheduler_info
 
 _ROOT = "windtunnel.serving."
 _HERE = Path(__file__).parent
+_AHEAD = {"composer": "ahead.compose", "ending": "ahead.ending", "timing": "ahead.timing"}
+"""What stands in the place of what in the vLLM scheduler that composes ahead or with drafts."""
 _SHARED = ("state", "jit", "plain")
 """Modules without anything to specialise."""
 
 _LOCK = threading.Lock()
-_KERNELS: dict[tuple[str, bool], Kernel] = {}
+_KERNELS: dict[tuple[str, bool, bool], Kernel] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,12 @@ class Kernel:
     compiled: bool
 
 
-def kernel(scheduler: str = "vllm", *, compiled: bool = True) -> Kernel:
+def kernel(scheduler: str = "vllm", *, ahead: bool = False, compiled: bool = True) -> Kernel:
     """The event loop of a scheduler, made on first use.
 
     Args:
         scheduler: a name of `schedulers.SCHEDULERS`.
+        ahead: the loop for asynchronous scheduling or speculative tokens (of `vllm`).
         compiled: False for plain Python (NUMBA_DISABLE_JIT=1 makes all of them plain).
 
     Raises:
@@ -67,18 +70,19 @@ def kernel(scheduler: str = "vllm", *, compiled: bool = True) -> Kernel:
     info = scheduler_info(scheduler)
     compiled = compiled and not DISABLED
     with _LOCK:
-        if (scheduler, compiled) not in _KERNELS:
-            _KERNELS[scheduler, compiled] = Kernel(_run_loop(scheduler, info.module, compiled), compiled)
-        return _KERNELS[scheduler, compiled]
+        if (scheduler, ahead, compiled) not in _KERNELS:
+            swapped = _AHEAD if ahead else {"composer": info.module}
+            _KERNELS[scheduler, ahead, compiled] = Kernel(_run_loop(scheduler, swapped, ahead, compiled), compiled)
+        return _KERNELS[scheduler, ahead, compiled]
 
 
-def _run_loop(scheduler: str, module: str, compiled: bool) -> Any:
-    if compiled and scheduler == "vllm":
+def _run_loop(scheduler: str, swapped: dict[str, str], ahead: bool, compiled: bool) -> Any:
+    if compiled and scheduler == "vllm" and not ahead:
         from windtunnel.serving.loop import run_loop
 
         return run_loop
-    swapped = {"composer": module} if compiled else {"composer": module, "jit": "plain"}
-    name = f"{_ROOT}kernels.{scheduler}_{'compiled' if compiled else 'plain'}"
+    swapped = swapped if compiled else {**swapped, "jit": "plain"}
+    name = f"{_ROOT}kernels.{scheduler}{'_ahead' if ahead else ''}_{'compiled' if compiled else 'plain'}"
     return _Instance(name, swapped).module("loop").run_loop
 
 

@@ -15,10 +15,10 @@ from windtunnel.serving.composer import compose
 from windtunnel.serving.ending import end_batch, end_step, note_batch
 from windtunnel.serving.jit import cached_entry, inlined, njit
 from windtunnel.serving.log import log_end, log_full, log_sample, log_start
-from windtunnel.serving.price import time_step
 from windtunnel.serving.queue import push_back
 from windtunnel.serving.routing import route
 from windtunnel.serving.state import DEADLINE, DONE, NEED_SPACE, OVERLOAD, RUNNING, STUCK
+from windtunnel.serving.timing import time_step
 
 SAME_MOMENT_S = 1e-12
 """Requests that arrive this much after a step's end still make the next step."""

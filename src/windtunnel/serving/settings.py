@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from windtunnel.errors import Problem, SpecError
+from windtunnel.serving.drafting import Drafting, drafting_problems
 from windtunnel.serving.schedulers import scheduler_info
 
 Policy = Literal["fcfs", "priority"]
@@ -31,6 +32,8 @@ class SchedulerSettings:
         over_length: what happens to a request whose prompt and output together exceed
             max_model_len: `reject` it at arrival, or `truncate` its output as the engine does.
         scheduler: name of the scheduler (see `windtunnel.serving.schedulers`).
+        async_scheduling: whether a step is composed while the one before is under way (vLLM).
+        drafting: speculative tokens (vLLM); None for none.
     """
 
     max_num_seqs: int
@@ -45,11 +48,23 @@ class SchedulerSettings:
     watermark: float = 0.0
     over_length: OverLength = "reject"
     scheduler: str = "vllm"
+    async_scheduling: bool = False
+    drafting: Drafting | None = None
 
     def __post_init__(self) -> None:
         problems = settings_problems(self)
         if problems:
             raise SpecError(problems)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether steps are composed ahead of known tokens or with drafts (`windtunnel.serving.ahead`)."""
+        return self.async_scheduling or self.drafting is not None
+
+    @property
+    def spare_tokens(self) -> int:
+        """Tokens beyond a request's own for which it may hold KV blocks at its end."""
+        return self.drafting.spare_tokens if self.drafting is not None else 0
 
     @property
     def watermark_blocks(self) -> int:
@@ -97,6 +112,12 @@ def settings_problems(settings: SchedulerSettings) -> list[Problem]:
                 got=str(settings.max_num_batched_tokens),
             )
         )
+    if settings.ahead and settings.scheduler != "vllm":
+        text = "is without asynchronous scheduling and drafts"
+        problems.append(Problem(text, path="scheduler", got=repr(settings.scheduler), allowed="'vllm'"))
+    if settings.drafting is not None:
+        budget, threshold = settings.max_num_batched_tokens, settings.long_prefill_token_threshold
+        problems += drafting_problems(settings.drafting, budget, threshold)
     return problems
 
 

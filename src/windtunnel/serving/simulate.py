@@ -59,7 +59,7 @@ def simulate(
     if hooks is not None:
         for field in fields(hooks):
             world[f"hook_{field.name}"] = getattr(hooks, field.name)
-    status = execute(arrays, kernel(settings.scheduler, compiled=compiled))
+    status = execute(arrays, kernel(settings.scheduler, ahead=settings.ahead, compiled=compiled))
     return _simulation(workload, settings, arrays, _STOPS[status])
 
 

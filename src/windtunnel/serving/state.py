@@ -49,6 +49,13 @@ WORLD = _dtype(
     choices=(_i, "reserve variant swaps host_blocks swap_group swap_reuse swap_overlap levels update_steps history"),
     amounts=(_f, "swap_block_s swap_call_s quantum_s starve_s input_weight output_weight"),
     ratios=(_f, "ratio_first ratio_least ratio_steps"),
+    ahead=(_i, "asynchronous draft_tokens draft_slots lookahead drop_block by_batch listed"),
+    drafts=(_i, "draft_passes draft_heads draft_beside draft_token_row draft_sample_row draft_decode_row"),
+    draft_cost=(
+        _f,
+        "draft_step_s draft_prefill_step_s draft_prefill_token_s draft_prefill_pair_s draft_prefill_read_s",
+    ),
+    draft_energy=(_f, "draft_w"),
     hooks=(_i, "hook_order hook_victim hook_chunk hook_admit hook_route"),
 )
 
@@ -73,6 +80,7 @@ REPLICA = _dtype(
     prefill=(_i, "step_prefill_tokens step_pairs step_window_pairs step_read step_computed"),
     totals=(_i, "steps tokens preemptions min_free in_flight first_batch active"),
     loop=(_i, "event pending log_row finished"),
+    drafts=(_i, "step_drafters step_drafters_context step_drafts"),
 )
 
 SLOT = _dtype(
@@ -85,6 +93,18 @@ CELL = np.dtype([("key", _i), ("block", _h), ("spare", _h)])
 SEGMENT = np.dtype([("content", _i), ("tokens", _i)])
 BATCH = np.dtype([("end_s", _f), ("entries", _i), ("log_row", _i)])
 ENTRY = np.dtype([("request", _i), ("row", _i), ("epoch", _i), ("samples", _i)])
+
+AHEAD_REQUEST = np.dtype([*REQUEST.descr, ("samples", _i)])
+AHEAD_SLOT = np.dtype(
+    [
+        *SLOT.descr,
+        *((name, _i) for name in ("placeholders", "drafts", "verified", "padded", "accepted", "proposed")),
+        *((name, _i) for name in ("primed", "in_prompt")),
+    ]
+)
+AHEAD_ENTRY = np.dtype([*ENTRY.descr, ("drafts", _i), ("accepted", _i), ("proposed", _i)])
+"""The same with what `serving/ahead` counts besides."""
+
 STAGE = np.dtype([("free_s", _f), ("share", _f)])
 TOKEN_COST = np.dtype([("body_s", _f), ("hop_s", _f), ("body_j", _f)])
 SAMPLE_COST = np.dtype([("head_s", _f), ("head_j", _f)])

@@ -1,0 +1,84 @@
+"""When a step that was composed ahead, or that drafts tokens, ends.
+
+Stands in the place of `serving/timing.py`. A step composed ahead starts when the one before has
+ended; the host's work for it is done by then unless that step was shorter. Drafting follows in
+the same step: the first pass of the draft model reads everything the target has read, each
+further one a token per request. A drafter that works beside the target hides the shorter of both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from windtunnel.serving.jit import inlined, njit
+from windtunnel.serving.price import body_seconds, decode_seconds, step_joules
+
+
+@njit
+def _drafter_decode(world: Any, replica: Any, decode_cost: Any, requests: int, context: int) -> float:
+    """The draft model's decode attention; its table follows the target's."""
+    return float(decode_seconds(decode_cost[world.draft_decode_row :], requests, context, 0, 0))
+
+
+@njit
+def drafting_seconds(world: Any, replica: Any, token_cost: Any, sample_cost: Any, decode_cost: Any) -> float:
+    """Time of drafting `step_drafts` tokens for every request that sampled."""
+    drafting = replica.step_drafters
+    if replica.step_drafts == 0:
+        return 0.0
+    if world.draft_passes == 0 and world.draft_heads == 0:
+        return float(world.draft_step_s) if drafting > 0 else 0.0
+    if world.draft_heads:
+        return float(sample_cost[drafting].head_s * replica.step_drafts + world.draft_step_s)
+    seconds = world.draft_step_s + token_cost[world.draft_token_row + replica.step_tokens].body_s
+    if replica.step_decodes > 0:
+        seconds += _drafter_decode(world, replica, decode_cost, replica.step_decodes, replica.step_context)
+    if replica.step_prefill_tokens > 0:
+        seconds += (
+            world.draft_prefill_step_s
+            + world.draft_prefill_token_s * replica.step_prefill_tokens
+            + world.draft_prefill_pair_s * replica.step_pairs
+            + world.draft_prefill_read_s * replica.step_read
+        )
+    if drafting == 0:
+        return float(seconds)
+    head = sample_cost[world.draft_sample_row + drafting].head_s
+    if world.draft_passes == 1:
+        # All tokens of a request come from one pass, as so many rows of its head.
+        return float(seconds + sample_cost[world.draft_sample_row + drafting * replica.step_drafts].head_s)
+    passes = min(world.draft_passes, replica.step_drafts)
+    one = head + token_cost[world.draft_token_row + drafting].body_s
+    one += _drafter_decode(world, replica, decode_cost, drafting, replica.step_drafters_context)
+    return float(seconds + head + (passes - 1) * one)
+
+
+@inlined
+def time_step(
+    world: Any, replica: Any, token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, now_s: float
+) -> float:
+    """When the composed step ends; counts its time and energy."""
+    begin = max(now_s, stages[0].free_s)
+    if world.linear:
+        seconds = 0.0
+        if replica.step_tokens > 0 or not world.asynchronous:
+            seconds = world.base_s + world.per_token_s * replica.step_tokens
+            seconds += world.per_context_s * replica.step_computed
+        stages[0].free_s = begin + seconds
+        replica.busy_s += seconds
+        return float(begin + seconds)
+    host = world.host_s + world.host_request_s * replica.step_requests
+    seconds = 0.0
+    if replica.step_tokens > 0:
+        body = body_seconds(world, replica, token_cost, decode_cost)
+        seconds = (0.0 if world.asynchronous else host) + body + sample_cost[replica.step_sampled].head_s
+        drafting = drafting_seconds(world, replica, token_cost, sample_cost, decode_cost)
+        seconds = max(seconds, drafting) if world.draft_beside else seconds + drafting
+        replica.dynamic_j += step_joules(world, replica, token_cost, sample_cost)
+        replica.dynamic_j += world.draft_w * drafting
+    if world.asynchronous:
+        begin = max(begin, now_s + host)
+    elif replica.step_tokens == 0:
+        seconds = host
+    stages[0].free_s = begin + seconds
+    replica.busy_s += seconds
+    return float(begin + seconds)
