@@ -217,3 +217,14 @@ def test_measured_peaks_of_torchtitan() -> None:
     # What is reserved beyond live tensors is not modelled, so predictions lie below.
     assert statistics.median(map(abs, errors["check"])) < 0.15
     assert max(map(abs, errors["check"])) < 0.25
+
+
+def test_narrow_products_keep_narrow_weights_unless_the_weights_are_narrow() -> None:
+    """Transformer Engine caches 8-bit weights by rows and by columns: as many bytes as 16-bit weights again."""
+    plain = account(llama(tensor_parallel=8, pipeline_parallel=4))
+    cached = account(llama(tensor_parallel=8, pipeline_parallel=4, compute_dtype="fp8"))
+    stored = account(llama(tensor_parallel=8, pipeline_parallel=4, compute_dtype="fp8", weight_dtype="fp8"))
+    assert cached.part("narrow weight copies") == pytest.approx(plain.part("weights"), rel=0.1)
+    both = stored.part("narrow weight copies") + stored.part("weights")
+    assert both == pytest.approx(plain.part("weights"), rel=0.1)
+    assert cached.part("activations") < plain.part("activations")

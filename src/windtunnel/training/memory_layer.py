@@ -151,7 +151,7 @@ def _norm(found: LayerMemory, layout: MemoryLayout, before: str, after: str) -> 
 def _grouped_query(found: LayerMemory, layout: MemoryLayout) -> None:
     model, each = layout.model, layout.value_bytes
     q = model.heads / layout.tp * model.head_dim
-    kv = np.maximum(model.kv_heads / layout.tp, 1.0) * model.head_dim
+    kv = _key_heads(layout) * model.head_dim
     if model.qk_norm:
         found.add("qk norm input", layout.tokens * (q + kv) * each)
     found.add("query", layout.tokens * q * each)
@@ -159,6 +159,14 @@ def _grouped_query(found: LayerMemory, layout: MemoryLayout) -> None:
     found.add("value", layout.tokens * kv * each)
     _core(found, layout, q, 2.0 * kv)
     found.output_gradients += layout.tokens * (q + 2.0 * kv) * each + layout.rows * model.hidden * each
+
+
+def _key_heads(layout: MemoryLayout) -> Number:
+    """Key heads per token of the rank's share; Ulysses copies heads that are fewer than TP x CP (arXiv:2309.14509)."""
+    heads = layout.model.kv_heads / layout.tp
+    if layout.plan.context_method == "ulysses":
+        return np.maximum(heads, layout.cp)
+    return np.maximum(heads, 1.0)
 
 
 def _core(found: LayerMemory, layout: MemoryLayout, out: Number, keys: Number) -> None:

@@ -27,6 +27,9 @@ class EngineMemory(Spec):
     flat_gradients: bool = Field(description="one gradient buffer for the whole step, allocated once")
     sharded_master: bool = Field(description="under ZeRO-3 only the fp32 shard is kept, no 16-bit shard beside it")
     narrow_inputs: bool = Field(description="8-bit products keep their inputs in 8 bits rather than 16")
+    narrow_weight_copies: bool = Field(
+        False, description="narrow products keep narrow weights, in both orders, through the step"
+    )
     placeholder_gradients: bool = Field(
         description="one unused gradient per shape of a layer's weights stays allocated"
     )

@@ -48,6 +48,7 @@ def standing(layout: MemoryLayout, load: StageLoad) -> Standing:
     if layout.plan.lora_rank:
         parts.append(Part("adapters", sum((m.values * 2.0 for m in trained), 0.0), "LoRA, 16 bits"))
     parts += [
+        Part("narrow weight copies", _narrow_copies(layout, base), "8- or 4-bit weights, by rows and by columns"),
         Part("second copy of weights", _secondary_bytes(layout, base), "ZeRO++ secondary partition"),
         Part("master weights", _master_bytes(layout, trained), "fp32 copy of the optimiser"),
         Part("optimiser states", _state_bytes(layout, trained), layout.plan.optimizer),
@@ -91,6 +92,17 @@ def _weight_bytes(layout: MemoryLayout, matrix: Matrix) -> Number:
     if plan.zero_stage == 3 and layout.habits.sharded_master and plan.master_weights and not plan.lora_rank:
         return 0.0 * matrix.values
     return matrix.values * each / _shards(layout, matrix, 3)
+
+
+def _narrow_copies(layout: MemoryLayout, matrices: list[Matrix]) -> Number:
+    """Narrow copies of the layers' matrices beside 16-bit weights; beside narrow weights, the other order alone."""
+    plan = layout.plan
+    narrow = DTYPE_BYTES_TRAINING[plan.compute_dtype]
+    if not layout.habits.narrow_weight_copies or narrow >= 2.0 or plan.offload_weights != "none":
+        return 0.0
+    copies = 1.0 if layout.weight_bytes < 2.0 else 2.0
+    linear = (m.values / _shards(layout, m, 3) for m in matrices if m.kind == "linear" and m.name != "router")
+    return copies * narrow * sum(linear, 0.0)
 
 
 def _secondary_bytes(layout: MemoryLayout, matrices: list[Matrix]) -> Number:
