@@ -14,6 +14,7 @@ from windtunnel.errors import Problem, SpecError
 from windtunnel.serving import state
 from windtunnel.serving.drafting import make_book, write_drafting
 from windtunnel.serving.jit import rows
+from windtunnel.serving.preparation import prepare
 from windtunnel.serving.routing import ROUTERS
 from windtunnel.serving.schedulers import SCHEDULERS
 from windtunnel.serving.settings import SchedulerSettings
@@ -80,7 +81,7 @@ def build(
     world["asynchronous"] = settings.async_scheduling
     write_drafting(world, settings.drafting)
     deep = int(world["depth"][0])
-    return Arrays(
+    arrays = Arrays(
         world=world,
         requests=requests,
         replicas=_replicas(settings, replicas, slots),
@@ -105,6 +106,8 @@ def build(
         if settings.ahead
         else np.zeros((replicas, 1)),
     )
+    prepare(arrays, workload, surface, settings)
+    return arrays
 
 
 def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
@@ -114,7 +117,8 @@ def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
     world["budget"] = settings.max_num_batched_tokens
     world["chunked"] = settings.enable_chunked_prefill
     world["prefix"] = settings.enable_prefix_caching
-    world["ordered"] = SCHEDULERS[settings.scheduler].queue == "policy" and settings.policy == "priority"
+    queue = SCHEDULERS[settings.scheduler].queue
+    world["ordered"] = queue == "key" or (queue == "policy" and settings.policy == "priority")
     world["threshold"] = settings.long_prefill_token_threshold
     world["usable_blocks"] = settings.num_blocks - 1
     world["stages"] = world["depth"] = len(surface.stage_share)

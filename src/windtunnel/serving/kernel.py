@@ -70,19 +70,20 @@ def kernel(scheduler: str = "vllm", *, ahead: bool = False, compiled: bool = Tru
     info = scheduler_info(scheduler)
     compiled = compiled and not DISABLED
     with _LOCK:
-        if (scheduler, ahead, compiled) not in _KERNELS:
+        if (info.module, ahead, compiled) not in _KERNELS:
             swapped = _AHEAD if ahead else {"composer": info.module}
-            _KERNELS[scheduler, ahead, compiled] = Kernel(_run_loop(scheduler, swapped, ahead, compiled), compiled)
-        return _KERNELS[scheduler, ahead, compiled]
+            _KERNELS[info.module, ahead, compiled] = Kernel(_run_loop(info.module, swapped, ahead, compiled), compiled)
+        return _KERNELS[info.module, ahead, compiled]
 
 
-def _run_loop(scheduler: str, swapped: dict[str, str], ahead: bool, compiled: bool) -> Any:
-    if compiled and scheduler == "vllm" and not ahead:
+def _run_loop(module: str, swapped: dict[str, str], ahead: bool, compiled: bool) -> Any:
+    if compiled and module == "vllm" and not ahead:
         from windtunnel.serving.loop import run_loop
 
         return run_loop
     swapped = swapped if compiled else {**swapped, "jit": "plain"}
-    name = f"{_ROOT}kernels.{scheduler}{'_ahead' if ahead else ''}_{'compiled' if compiled else 'plain'}"
+    kind = ("ahead_" if ahead else "") + ("compiled" if compiled else "plain")
+    name = f"{_ROOT}kernels.{module.rpartition('.')[2]}_{kind}"
     return _Instance(name, swapped).module("loop").run_loop
 
 

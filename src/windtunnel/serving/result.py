@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -73,7 +73,8 @@ class Simulation:
         rejected: it could never fit and was turned away at arrival.
 
     Per replica: busy_s (time of its steps; with pipeline stages, of the last stage),
-    dynamic_j (dynamic energy), steps, tokens, peak_blocks.
+    dynamic_j (dynamic energy), steps, tokens, peak_blocks, stalled_s (time that steps waited for
+    swapping), swapped_blocks (moved to the host and back, together), peak_host_blocks.
 
     Totals: makespan_s (time of the last event), preemptions, prefix_queries and prefix_hits
     (tokens looked up and found at every admission), stop (`done`, or why it ended early).
@@ -101,6 +102,9 @@ class Simulation:
     stop: Stop
     step_table: StepTable | None = None
     series: TimeSeries | None = None
+    stalled_s: Floats = field(default_factory=lambda: np.zeros(1))
+    swapped_blocks: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    peak_host_blocks: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.arrival_s)

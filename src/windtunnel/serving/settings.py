@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from windtunnel.errors import Problem, SpecError
 from windtunnel.serving.drafting import Drafting, drafting_problems
-from windtunnel.serving.schedulers import scheduler_info
+from windtunnel.serving.schedulers import SCHEDULERS, SchedulerInfo, scheduler_info
+from windtunnel.specs.scheduler import SchedulerOptions
 
 Policy = Literal["fcfs", "priority"]
 OverLength = Literal["reject", "truncate"]
@@ -32,6 +33,9 @@ class SchedulerSettings:
         over_length: what happens to a request whose prompt and output together exceed
             max_model_len: `reject` it at arrival, or `truncate` its output as the engine does.
         scheduler: name of the scheduler (see `windtunnel.serving.schedulers`).
+        options: what only some schedulers ask for.
+        host_blocks: KV blocks that host memory holds for swapping.
+        swap_block_s: time to move one block between device and host, seconds.
         async_scheduling: whether a step is composed while the one before is under way (vLLM).
         drafting: speculative tokens (vLLM); None for none.
     """
@@ -48,6 +52,9 @@ class SchedulerSettings:
     watermark: float = 0.0
     over_length: OverLength = "reject"
     scheduler: str = "vllm"
+    options: SchedulerOptions = field(default_factory=SchedulerOptions)
+    host_blocks: int = 0
+    swap_block_s: float = 0.0
     async_scheduling: bool = False
     drafting: Drafting | None = None
 
@@ -67,6 +74,13 @@ class SchedulerSettings:
         return self.drafting.spare_tokens if self.drafting is not None else 0
 
     @property
+    def swaps(self) -> bool:
+        """Whether preempted requests are swapped to the host."""
+        if self.options.preemption == "auto":
+            return SCHEDULERS[self.scheduler].swaps
+        return self.options.preemption == "swap"
+
+    @property
     def watermark_blocks(self) -> int:
         """Blocks kept free when a request is admitted beside others."""
         return int(self.watermark * self.num_blocks)
@@ -74,7 +88,7 @@ class SchedulerSettings:
 
 def settings_problems(settings: SchedulerSettings) -> list[Problem]:
     """What the engine would refuse in these settings."""
-    scheduler_info(settings.scheduler)
+    info = scheduler_info(settings.scheduler)
     problems = [
         Problem("must be at least 1", path=name, got=str(getattr(settings, name)))
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size")
@@ -104,7 +118,8 @@ def settings_problems(settings: SchedulerSettings) -> list[Problem]:
                 got=str(settings.max_num_batched_tokens),
             )
         )
-    if not settings.enable_chunked_prefill and 1 <= settings.max_num_batched_tokens < settings.max_model_len:
+    chunked = settings.enable_chunked_prefill and not info.whole_prompts
+    if not chunked and 1 <= settings.max_num_batched_tokens < settings.max_model_len:
         problems.append(
             Problem(
                 f"must be at least max_model_len ({settings.max_model_len}) without chunked prefill",
@@ -118,6 +133,28 @@ def settings_problems(settings: SchedulerSettings) -> list[Problem]:
     if settings.drafting is not None:
         budget, threshold = settings.max_num_batched_tokens, settings.long_prefill_token_threshold
         problems += drafting_problems(settings.drafting, budget, threshold)
+    return problems + _scheduler_problems(settings, info)
+
+
+def _scheduler_problems(settings: SchedulerSettings, info: SchedulerInfo) -> list[Problem]:
+    """Settings that this scheduler does not have."""
+    problems = []
+    name = settings.scheduler
+    if settings.policy != "fcfs" and info.queue != "policy":
+        problems.append(Problem(f"{name} has an order of its own", path="policy", got=repr(settings.policy)))
+    if settings.options.preemption == "swap" and not info.may_swap:
+        allowed = ", ".join(sorted(each.name for each in SCHEDULERS.values() if each.may_swap))
+        problems.append(Problem("the scheduler does not swap", path="options.preemption", got=name, allowed=allowed))
+    elif settings.swaps and settings.host_blocks < 1:
+        problems.append(
+            Problem(
+                f"must be at least 1 as {name} swaps (or set options.preemption to recompute)",
+                path="host_blocks",
+                got=str(settings.host_blocks),
+            )
+        )
+    if settings.swap_block_s < 0:
+        problems.append(Problem("must not be negative", path="swap_block_s", got=str(settings.swap_block_s)))
     return problems
 
 

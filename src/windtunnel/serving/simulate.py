@@ -103,7 +103,7 @@ def _simulation(workload: RequestTable, settings: SchedulerSettings, arrays: Arr
         scheduled_s=requests["scheduled_s"].copy(),
         first_token_s=requests["first_token_s"].copy(),
         finish_s=requests["finish_s"].copy(),
-        output_tokens=requests["generated"].copy(),
+        output_tokens=np.minimum(requests["generated"], _asked(workload, settings)),
         preemptions=requests["preemptions"].copy(),
         cached_tokens=requests["cached"].copy(),
         replica=requests["replica"].copy(),
@@ -113,6 +113,9 @@ def _simulation(workload: RequestTable, settings: SchedulerSettings, arrays: Arr
         steps=replicas["steps"].copy(),
         tokens=replicas["tokens"].copy(),
         peak_blocks=settings.num_blocks - 1 - replicas["min_free"],
+        stalled_s=replicas["stalled_s"].copy(),
+        swapped_blocks=replicas["swapped_out"] + replicas["swapped_in"],
+        peak_host_blocks=replicas["host_peak"].copy(),
         makespan_s=float(ends.max(initial=float(world["now_s"]) if stop != "done" else 0.0)),
         prefix_queries=int(world["prefix_queries"]),
         prefix_hits=int(world["prefix_hits"]),
@@ -120,6 +123,13 @@ def _simulation(workload: RequestTable, settings: SchedulerSettings, arrays: Arr
         step_table=_step_table(arrays) if world["recording"] else None,
         series=_series(arrays) if world["sample_interval_s"] > 0 else None,
     )
+
+
+def _asked(workload: RequestTable, settings: SchedulerSettings) -> npt.NDArray[np.int64]:
+    """Output tokens that count for each request (static batching computes more)."""
+    longest = np.minimum(workload.prompt_tokens + workload.output_tokens, settings.max_model_len)
+    asked: npt.NDArray[np.int64] = np.maximum(longest - workload.prompt_tokens, 0)
+    return asked
 
 
 def _step_table(arrays: Arrays) -> StepTable:
