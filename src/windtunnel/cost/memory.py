@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 
 from windtunnel.errors import InfeasibleError
+from windtunnel.operators.linear_attention import STATE_BYTES
 from windtunnel.operators.operator import ACTIVATION_BYTES
 from windtunnel.operators.shard import Shard, matrix_dtypes, plain_dtype, shard, stage_layers
 from windtunnel.specs.deployment import DeploymentSpec
@@ -147,6 +148,11 @@ def _stage_need(deployment: DeploymentSpec, stage: int, request_tokens: float) -
         MemoryRow("graphs", engine.graph_bytes if engine.graphs else 0.0, "captured graphs, as the engine sets aside"),
         MemoryRow("runtime", engine.runtime_bytes, "libraries, kernels, communication buffers, fragmentation"),
     ]
+    if model.linear is not None:
+        requests = -(-engine.max_num_seqs // plan.attention_data_parallel)
+        mine = model.linear.layers * layers[stage] / model.layers
+        state = requests * mine * model.linear.state_values / plan.tensor_parallel * STATE_BYTES
+        rows.append(MemoryRow("states", state, f"linear attention of {requests:,} requests, 32-bit"))
     rows = [row for row in rows if row.bytes]
     share = layers[stage] / model.layers
     per_token = kv_bytes_per_token(model, plan, request_tokens) * share
@@ -180,7 +186,7 @@ def kv_bytes_per_token(model: ModelSpec, plan: PlanSpec, request_tokens: float =
     windowed = float(model.window_layers)
     if request_tokens > model.window_tokens > 0:
         windowed *= model.window_tokens / request_tokens
-    return (model.layers - model.window_layers + windowed) * 2 * heads * model.head_dim * value_bytes
+    return (model.attention_layers - model.window_layers + windowed) * 2 * heads * model.head_dim * value_bytes
 
 
 def weight_rows(model: ModelSpec, plan: PlanSpec, before: int, layers: int, first: bool, last: bool) -> list[MemoryRow]:
@@ -191,7 +197,10 @@ def weight_rows(model: ModelSpec, plan: PlanSpec, before: int, layers: int, firs
     dense_before = model.moe.dense_layers if model.moe else model.layers
     dense = max(0, min(dense_before, before + layers) - before)
     sparse = layers - dense
-    attention = layers * _attention_values(model, part)
+    linear = layers * model.linear.layers / model.layers if model.linear is not None else 0.0
+    attention = (layers - linear) * _attention_values(model, part)
+    if model.linear is not None:
+        attention += linear * -(-model.linear.parameters(model.hidden) // plan.tensor_parallel)
     mlp = dense * model.mlp_matrices * model.hidden * part.ffn
     matrices = attention + mlp
     small = layers * _small_values(model, part)
@@ -219,7 +228,7 @@ def _attention_values(model: ModelSpec, part: Shard) -> int:
     """Values in one layer's attention matrices on the rank."""
     h = model.hidden
     if model.latent is None:
-        return h * model.head_dim * (2 * part.q_heads + 2 * part.kv_heads)
+        return h * model.head_dim * ((3 if model.attention_gate else 2) * part.q_heads + 2 * part.kv_heads)
     a = model.latent
     q_width = part.q_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
     q = h * a.q_lora_rank + a.q_lora_rank * q_width if a.q_lora_rank else h * q_width

@@ -11,6 +11,7 @@ from windtunnel.operators.attention import decode_attention, latent_decode_atten
 from windtunnel.operators.batch import Batch
 from windtunnel.operators.collective import collective
 from windtunnel.operators.elementwise import elementwise
+from windtunnel.operators.linear_attention import linear_decode, linear_prefill, linear_projections
 from windtunnel.operators.matmul import matmul
 from windtunnel.operators.moe import experts
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
@@ -69,6 +70,8 @@ def token_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Op
     found = _embedding(model, part, tokens)
     found += _norms(model, tokens)
     found += _latent_projections(model, plan, part, tokens) if model.latent else _projections(model, plan, part, tokens)
+    if model.linear is not None:
+        found += linear_projections(model, model.linear, plan, tokens)
     if model.dense_layers:
         dtypes = matrix_dtypes(model, plan, routed=False)
         found += _mlp(model, "mlp", model.dense_layers, tokens, part.ffn, dtypes)
@@ -122,8 +125,11 @@ def _norms(model: ModelSpec, tokens: Number) -> list[Operator]:
 def _projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) -> list[Operator]:
     stored, computed = matrix_dtypes(model, plan, routed=False)
     q, kv = part.q_heads * model.head_dim, part.kv_heads * model.head_dim
-    layers = model.layers
-    found: list[Operator] = [matmul("qkv", "tokens", layers, tokens, q + 2 * kv, model.hidden, stored, computed)]
+    layers = model.attention_layers
+    width = q * (2 if model.attention_gate else 1) + 2 * kv
+    found: list[Operator] = [matmul("qkv", "tokens", layers, tokens, width, model.hidden, stored, computed)]
+    if model.attention_gate:
+        found.append(elementwise("attention gate", "tokens", layers, tokens, read=2 * q, written=q))
     if model.qk_norm:
         found.append(elementwise("qk norm", "tokens", layers, tokens, read=q + kv, written=q + kv, kernels=2))
     if model.position == "rope":
@@ -231,12 +237,14 @@ def decode_operators(model: ModelSpec, plan: PlanSpec, requests: Number, context
     requests, context_tokens = requests / plan.attention_data_parallel, context_tokens / plan.attention_data_parallel
     if model.latent is not None:
         return _absorbed(model, plan, part, requests, context_tokens)
-    layers = model.layers - model.window_layers
+    recurrent = linear_decode(model.linear, plan, requests) if model.linear is not None else []
+    layers = model.attention_layers - model.window_layers
     if not layers:
-        return []
+        return recurrent
     heads = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
     return [
-        decode_attention("decode attention", "decode", layers, requests, context_tokens, **heads, kv_bytes=kv_bytes)
+        decode_attention("decode attention", "decode", layers, requests, context_tokens, **heads, kv_bytes=kv_bytes),
+        *recurrent,
     ]
 
 
@@ -308,8 +316,8 @@ def prefill_operators(
     if model.latent is not None:
         return _expanded(model, plan, part, tokens, pairs, context_tokens)
     dims = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
-    found: list[Operator] = []
-    full = model.layers - model.window_layers
+    found: list[Operator] = linear_prefill(model.linear, plan, tokens) if model.linear is not None else []
+    full = model.attention_layers - model.window_layers
     if full:
         found.append(
             prefill_attention(

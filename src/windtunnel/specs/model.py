@@ -23,6 +23,41 @@ class LatentAttention(Spec):
     v_head_dim: int = Field(gt=0)
 
 
+class LinearAttention(Spec):
+    """Layers with a recurrent state in place of a KV cache (gated delta net, arXiv:2412.06464).
+
+    A layer keeps value_heads matrices of key_dim x value_dim per request, in 32 bits, which every
+    token reads and writes; prompts are worked through in chunks.
+    """
+
+    layers: int = Field(gt=0, description="layers of this kind; the others attend")
+    key_heads: int = Field(gt=0)
+    value_heads: int = Field(gt=0)
+    key_dim: int = Field(gt=0)
+    value_dim: int = Field(gt=0)
+    conv_tokens: int = Field(4, ge=0, description="width of the short convolution before it")
+
+    @property
+    def in_width(self) -> int:
+        """Columns of the input projection: queries, keys, values, output gate, and two gates per value head."""
+        return 2 * self.key_heads * self.key_dim + 2 * self.value_heads * (self.value_dim + 1)
+
+    @property
+    def out_width(self) -> int:
+        """Rows of the output projection."""
+        return self.value_heads * self.value_dim
+
+    @property
+    def state_values(self) -> int:
+        """Values of one request's state in one layer."""
+        return self.value_heads * self.key_dim * self.value_dim
+
+    def parameters(self, hidden: int) -> int:
+        """Weights of one layer: projections, convolution, decay and norm."""
+        conv = (2 * self.key_heads * self.key_dim + self.out_width) * self.conv_tokens
+        return hidden * (self.in_width + self.out_width) + conv + 2 * self.value_heads + self.value_dim
+
+
 class MixtureOfExperts(Spec):
     """Mixture of experts in the MLP."""
 
@@ -57,6 +92,7 @@ class ModelSpec(Spec):
     tied_embeddings: bool = False
     latent: LatentAttention | None = None
     moe: MixtureOfExperts | None = None
+    linear: LinearAttention | None = Field(None, description="layers with linear attention")
     window_tokens: int = Field(0, ge=0, description="sliding window of the windowed layers; 0 means none")
     window_layers: int = Field(0, ge=0, description="how many layers use the sliding window")
     max_context_tokens: int = Field(gt=0)
@@ -65,6 +101,7 @@ class ModelSpec(Spec):
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norms_per_layer: int = Field(2, ge=1, description="norms over the hidden width in a layer")
     qk_norm: bool = False
+    attention_gate: bool = Field(False, description="queries come with a gate of their width for attention's output")
     qkv_bias: bool = False
     attention_out_bias: bool = False
     mlp_bias: bool = False
@@ -83,6 +120,8 @@ class ModelSpec(Spec):
     def _consistent(self) -> ModelSpec:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.linear is not None and self.linear.layers >= self.layers:
+            raise ValueError("linear.layers must leave layers that attend")
         if self.window_layers > self.layers:
             raise ValueError(f"window_layers ({self.window_layers}) exceeds layers ({self.layers})")
         if self.window_layers and not self.window_tokens:
@@ -99,6 +138,11 @@ class ModelSpec(Spec):
     def moe_layers(self) -> int:
         """Layers with experts."""
         return 0 if self.moe is None else self.layers - self.moe.dense_layers
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers that attend to a KV cache."""
+        return self.layers - (self.linear.layers if self.linear is not None else 0)
 
     @property
     def dense_layers(self) -> int:
@@ -133,7 +177,7 @@ class ModelSpec(Spec):
             down = h * (a.kv_lora_rank + a.qk_rope_head_dim) + a.kv_lora_rank
             up = a.kv_lora_rank * self.heads * (a.qk_nope_head_dim + a.v_head_dim)
             return q + down + up + self.heads * a.v_head_dim * h
-        qkv = (self.heads + 2 * self.kv_heads) * self.head_dim
+        qkv = (self.heads * (2 if self.attention_gate else 1) + 2 * self.kv_heads) * self.head_dim
         out = self.heads * self.head_dim * h
         biases = qkv * self.qkv_bias + h * self.attention_out_bias
         return h * qkv + out + biases + 2 * self.head_dim * self.qk_norm + self.heads * self.attention_sinks
@@ -173,7 +217,9 @@ class ModelSpec(Spec):
         moe_layer = self.moe_shared_parameters() + (self.moe.experts if self.moe else 0) * self.expert_parameters()
         final_norm = self.hidden * (2 if self.norm == "layernorm" else 1)
         return (
-            self.layers * (self.attention_parameters() + self.norm_parameters())
+            self.layers * self.norm_parameters()
+            + self.attention_layers * self.attention_parameters()
+            + (self.linear.layers * self.linear.parameters(self.hidden) if self.linear is not None else 0)
             + self.dense_layers * (self.mlp_parameters() if self.dense_layers else 0)
             + self.moe_layers * moe_layer
             + self.embedding_parameters()
@@ -198,4 +244,4 @@ class ModelSpec(Spec):
 
         Windowed layers are counted in full here; what they save depends on the sequence.
         """
-        return self.layers * self.kv_values_per_token_per_layer * dtype_bytes
+        return self.attention_layers * self.kv_values_per_token_per_layer * dtype_bytes
