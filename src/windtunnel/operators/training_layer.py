@@ -1,0 +1,403 @@
+"""A transformer layer, embedding and head of a training microbatch, forward and backward.
+
+Sources of what is sent: tensor and sequence parallelism arXiv:1909.08053 and arXiv:2205.05198; ring
+attention arXiv:2310.01889 with early and late pieces of the sequence on each rank; Ulysses
+arXiv:2309.14509. Products with a sharded input gradient hide their collectives behind the weight
+gradient when `async_backward` says so, as Megatron-LM does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from windtunnel.operators.matmul import Matmul
+from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
+from windtunnel.operators.training import (
+    GroupCollective,
+    LayerPhases,
+    Phase,
+    attention,
+    gradients,
+    group_collective,
+    linear,
+    streamed,
+)
+from windtunnel.specs.fields import DTYPE_BYTES, Dtype
+from windtunnel.specs.model import LatentAttention, ModelSpec
+from windtunnel.specs.training import TrainingPlan
+
+EAGER_RMSNORM_PASSES = 6.0
+"""Passes over the hidden state of an RMSNorm written as separate framework calls (square, mean, scale, casts)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microbatch:
+    """What a layer's work depends on; degrees and tokens may be arrays, flags may not.
+
+    Attributes:
+        sequences: sequences of the microbatch.
+        seq_len: tokens per sequence.
+        tp, cp, ep, etp: parallel degrees.
+        plan: supplies flags and number formats (its degrees are not read here).
+        async_backward: collectives of input gradients run behind the weight gradient.
+        dedupe: see `GroupCollective.dedupe`.
+    """
+
+    sequences: Number
+    seq_len: Number
+    tp: Number
+    cp: Number
+    ep: Number
+    etp: Number
+    plan: TrainingPlan
+    async_backward: bool = True
+    dedupe: Number = 1.0
+
+    @property
+    def tokens(self) -> Number:
+        """Tokens of the rank's context share."""
+        return self.sequences * self.seq_len / self.cp
+
+    @property
+    def rows(self) -> Number:
+        """Rows of what sequence parallelism shards: norms and residuals."""
+        return self.tokens / self.tp if self.plan.sequence_parallel else self.tokens
+
+    @property
+    def dtype(self) -> Dtype:
+        """Arithmetic of the linear layers as the cost model knows it."""
+        name = self.plan.compute_dtype
+        return "fp8" if name == "mxfp8" else name
+
+    @property
+    def accumulator_bytes(self) -> float:
+        """Bytes of a gradient value."""
+        return 4.0 if self.plan.grad_dtype == "fp32" else 2.0
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Collects a layer's operators into phases; what is recomputed is copied as it is recorded."""
+
+    micro: Microbatch
+    phases: LayerPhases = field(default_factory=LayerPhases)
+
+    def again(self, module: str) -> bool:
+        """Whether the backward pass computes a module again."""
+        plan = self.micro.plan
+        return plan.recompute == "full" or (plan.recompute == "selective" and module in plan.recompute_modules)
+
+    def forward(self, module: str, *operators: Operator) -> None:
+        """Operators of the forward pass."""
+        self.phases.forward.compute.extend(operators)
+        if self.again(module):
+            self.phases.recompute.compute.extend(operators)
+
+    def backward(self, *operators: Operator) -> None:
+        """Operators of the input gradients."""
+        self.phases.input_gradient.compute.extend(operators)
+
+    def send(self, module: str, forward: GroupCollective | None, backward: GroupCollective | None) -> None:
+        """Collectives that are waited for."""
+        if forward is not None:
+            self.phases.forward.exposed.append(forward)
+            if self.again(module):
+                self.phases.recompute.exposed.append(forward)
+        if backward is not None:
+            self.phases.input_gradient.exposed.append(backward)
+
+    def stream(
+        self, module: str, name: str, rows: Number, forward: tuple[Number, Number], backward: tuple[Number, Number]
+    ) -> None:
+        """An elementwise pass with (read, written) values per row, forward and backward."""
+        self.forward(module, streamed(name, rows, *forward))  # type: ignore[arg-type]
+        self.backward(streamed(f"{name}, gradient", rows, *backward))  # type: ignore[arg-type]
+
+    def product(self, module: str, product: Matmul, *, trains: bool = True) -> tuple[Operator, Operator | None]:
+        """A linear layer; returns its input-gradient and weight-gradient products."""
+        self.forward(module, product)
+        back, weight = gradients(product, self.micro.accumulator_bytes)
+        self.backward(*back)
+        if not trains:
+            return back[0], None
+        self.phases.weight_gradient.compute.extend(weight)
+        return back[0], weight[0]
+
+    def cast(self, rows: Number, width: Number, *, forward: bool) -> None:
+        """Conversion to a narrow format, row-wise and column-wise copies (8-bit and 4-bit arithmetic only)."""
+        bytes_each = DTYPE_BYTES[self.micro.dtype]
+        if bytes_each < ACTIVATION_BYTES:
+            op = streamed("cast", rows, width, width * bytes_each)  # type: ignore[arg-type]
+            if forward:
+                self.forward("cast", op)
+            else:
+                self.backward(op)
+
+
+def layer_phases(model: ModelSpec, micro: Microbatch, *, routed: bool) -> LayerPhases:
+    """One layer: attention and a dense or routed MLP.
+
+    Args:
+        model: the model.
+        micro: the microbatch and layout.
+        routed: whether its MLP is a mixture of experts.
+    """
+    from windtunnel.operators.training_moe import routed_mlp  # it builds on this module
+
+    rec = Recorder(micro)
+    norm(rec, model)
+    if model.latent is not None:
+        _latent(rec, model, model.latent)
+    else:
+        _grouped_query(rec, model)
+    residual(rec, model.hidden)
+    if not model.parallel_attention:
+        norm(rec, model)
+    if routed:
+        routed_mlp(rec, model)
+    else:
+        dense_mlp(rec, model, model.ffn, "mlp")
+    residual(rec, model.hidden)
+    for _ in range(model.norms_per_layer - 2):
+        norm(rec, model)
+    if micro.plan.lora_rank:
+        _adapters(rec, model)
+    return rec.phases
+
+
+def norm(rec: Recorder, model: ModelSpec) -> None:
+    """A norm over the hidden width: its input is read again backward, with the gradient."""
+    h = model.hidden
+    eager = not rec.micro.plan.fused_kernels and model.norm == "rmsnorm"
+    passes = EAGER_RMSNORM_PASSES if eager else 1.0
+    rec.stream("norm", "norm", rec.micro.rows, (passes * h, passes * h), (2 * passes * h, passes * h))
+
+
+def residual(rec: Recorder, hidden: int) -> None:
+    """The residual's addition; backward, two gradients meet."""
+    rec.stream("residual", "residual", rec.micro.rows, (2 * hidden, hidden), (2 * hidden, hidden))
+
+
+def column_linear(rec: Recorder, module: str, name: str, n: Number, k: int, *, trains: bool = True) -> None:
+    """A product whose columns are sharded over TP: its input is gathered, its input gradient reduced."""
+    m = rec.micro
+    product = linear(name, m.tokens, n, k, m.dtype)
+    back, weight = rec.product(module, product, trains=trains)
+    message = m.tokens * k * ACTIVATION_BYTES
+    host = rec.phases.input_gradient if weight is None else rec.phases.weight_gradient
+    if m.plan.sequence_parallel:
+        gather = group_collective(f"gather for {name}", "all_gather", message, "tensor", m.tp)
+        _beside(rec, module, gather, product)
+        again = group_collective(f"gather again for {name}", "all_gather", message, "tensor", m.tp)
+        scatter = group_collective(f"scatter from {name}, gradient", "reduce_scatter", message, "tensor", m.tp)
+        if weight is not None:
+            _behind(rec.phases.input_gradient, again, back, m.async_backward)
+    else:
+        scatter = group_collective(f"reduce from {name}, gradient", "all_reduce", message, "tensor", m.tp)
+    _behind(host, scatter, weight, m.async_backward)
+
+
+def row_linear(rec: Recorder, module: str, name: str, n: int, k: Number) -> None:
+    """A product whose rows are sharded over TP: its output is reduced, its output gradient gathered."""
+    m = rec.micro
+    product = linear(name, m.tokens, n, k, m.dtype)
+    back, _ = rec.product(module, product, trains=not m.plan.lora_rank)
+    message = m.tokens * n * ACTIVATION_BYTES
+    if not m.plan.sequence_parallel:
+        rec.send(module, group_collective(f"reduce from {name}", "all_reduce", message, "tensor", m.tp), None)
+        return
+    scatter = group_collective(f"scatter from {name}", "reduce_scatter", message, "tensor", m.tp)
+    gather = group_collective(f"gather for {name}, gradient", "all_gather", message, "tensor", m.tp)
+    _beside(rec, module, scatter, product)
+    if m.plan.tp_overlap:
+        rec.phases.input_gradient.pieced.append((gather, back))
+    else:
+        rec.phases.input_gradient.exposed.append(gather)
+
+
+def _beside(rec: Recorder, module: str, sent: GroupCollective, product: Operator) -> None:
+    """A forward collective: waited for, or cut into pieces that overlap with its product."""
+    if not rec.micro.plan.tp_overlap:
+        rec.send(module, sent, None)
+        return
+    rec.phases.forward.pieced.append((sent, product))
+    if rec.again(module):
+        rec.phases.recompute.pieced.append((sent, product))
+
+
+def _behind(phase: Phase, sent: GroupCollective, product: Operator | None, hidden: bool) -> None:
+    if hidden and product is not None:
+        phase.behind.append((sent, product))
+    else:
+        phase.exposed.append(sent)
+
+
+def dense_mlp(rec: Recorder, model: ModelSpec, ffn: int, module: str) -> None:
+    """A dense MLP: up (and gate), activation, down."""
+    m = rec.micro
+    width = ffn / m.tp
+    gate = 2 if model.gated_mlp else 1
+    trains = not m.plan.lora_rank
+    column_linear(rec, module, "mlp up", gate * width, model.hidden, trains=trains)
+    activation(rec, m.tokens, width, gated=model.gated_mlp)
+    rec.cast(m.tokens, model.hidden, forward=False)
+    row_linear(rec, module, "mlp down", model.hidden, width)
+
+
+def activation(rec: Recorder, rows: Number, width: Number, *, gated: bool) -> None:
+    """The nonlinearity, with its gate's product; eager frameworks run the two apart."""
+    eager = not rec.micro.plan.fused_kernels
+    if not gated:
+        rec.stream("activation", "activation", rows, (width, width), (2 * width, width))
+    elif eager:
+        rec.stream("activation", "activation", rows, (3 * width, 2 * width), (5 * width, 3 * width))
+    else:
+        rec.stream("activation", "activation", rows, (2 * width, width), (3 * width, 2 * width))
+
+
+def _grouped_query(rec: Recorder, model: ModelSpec) -> None:
+    m, h, dim = rec.micro, model.hidden, model.head_dim
+    q_heads = model.heads / m.tp
+    kv_heads = np.maximum(model.kv_heads / m.tp, 1.0)
+    width = (q_heads + 2 * kv_heads) * dim
+    column_linear(rec, "qkv", "qkv", width, h, trains=not m.plan.lora_rank)
+    rotated = (q_heads + kv_heads) * dim
+    passes = 1.0 if m.plan.fused_kernels else 3.0
+    if model.qk_norm:
+        rec.stream("norm", "qk norm", m.tokens, (rotated, rotated), (2 * rotated, rotated))
+    if model.position == "rope":
+        each = (passes * rotated, passes * rotated)
+        rec.stream("rotary", "rotary embedding", m.tokens, each, each)
+    full, windowed = model.layers - model.window_layers, model.window_layers
+    share = full / model.layers
+    pairs = share * _pairs(m) + (windowed / model.layers) * _pairs(m, model.window_tokens)
+    scores(rec, pairs, q_heads, kv_heads, dim, dim)
+    rec.cast(m.tokens, q_heads * dim, forward=True)
+    rec.cast(m.tokens, width, forward=False)
+    rec.cast(m.tokens, h, forward=False)
+    row_linear(rec, "projection", "attention output", h, q_heads * dim)
+
+
+def _pairs(m: Microbatch, window_tokens: int = 0) -> Number:
+    """Query-key pairs of a rank's causal attention, over its context share."""
+    s = m.seq_len
+    pairs = s * (s + 1) / 2
+    if window_tokens:
+        short = np.maximum(np.asarray(s, dtype=np.float64) - window_tokens, 0.0)
+        pairs = pairs - short * (short + 1) / 2
+    return m.sequences * pairs / m.cp
+
+
+def scores(rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim: int, v_dim: int) -> None:
+    """Attention itself, with the context-parallel exchange of keys and values or of heads."""
+    m, plan = rec.micro, rec.micro.plan
+    ulysses = plan.context_method == "ulysses"
+    heads = (q_heads / m.cp, np.maximum(kv_heads / m.cp, 1.0)) if ulysses else (q_heads, kv_heads)
+    tokens = m.tokens * m.cp if ulysses else m.tokens
+    each = pairs * m.cp if ulysses else pairs
+    dtype: Dtype = plan.attention_dtype
+    made = [
+        attention(
+            tokens,
+            each,
+            m.tokens * m.cp,
+            q_heads=heads[0],
+            kv_heads=heads[1],
+            head_dim=dim,
+            v_head_dim=v_dim,
+            backward=backward,
+            flash=plan.flash_attention,
+            dtype=dtype,
+        )
+        for backward in (False, True)
+    ]
+    rec.forward("core_attention", made[0])
+    rec.backward(made[1])
+    if ulysses:
+        sent = m.tokens * ((q_heads + kv_heads) * dim + (q_heads + kv_heads) * v_dim) * ACTIVATION_BYTES
+        one = group_collective("heads for context", "all_to_all", sent, "context", m.cp)
+        rec.send("core_attention", one, one)
+        return
+    keys = m.tokens * m.cp * kv_heads * (dim + v_dim) * ACTIVATION_BYTES
+    ring = group_collective("keys and values", "all_gather", keys, "context", m.cp)
+    back = group_collective("keys, values and gradients", "all_gather", 2.0 * keys, "context", m.cp)
+    rec.phases.forward.pieced.append((ring, made[0]))
+    if rec.again("core_attention"):
+        rec.phases.recompute.pieced.append((ring, made[0]))
+    rec.phases.input_gradient.pieced.append((back, made[1]))
+
+
+def _latent(rec: Recorder, model: ModelSpec, a: LatentAttention) -> None:
+    """Multi-head latent attention: the down projections are replicated over TP, heads are sharded."""
+    m, h = rec.micro, model.hidden
+    heads = model.heads / m.tp
+    trains = not m.plan.lora_rank
+    rows = m.rows
+    q_dim, dtype = a.qk_nope_head_dim + a.qk_rope_head_dim, m.dtype
+    if a.q_lora_rank:
+        rec.product("qkv", linear("query down", rows, a.q_lora_rank, h, dtype), trains=trains)
+        rec.stream("norm", "query norm", rows, (a.q_lora_rank, a.q_lora_rank), (2 * a.q_lora_rank, a.q_lora_rank))
+        column_linear(rec, "latent_up", "query up", heads * q_dim, a.q_lora_rank, trains=trains)
+    else:
+        column_linear(rec, "qkv", "query", heads * q_dim, h, trains=trains)
+    latent = a.kv_lora_rank + a.qk_rope_head_dim
+    rec.product("qkv", linear("latent down", rows, latent, h, dtype), trains=trains)
+    rec.stream("norm", "latent norm", rows, (a.kv_lora_rank, a.kv_lora_rank), (2 * a.kv_lora_rank, a.kv_lora_rank))
+    up = heads * (a.qk_nope_head_dim + a.v_head_dim)
+    column_linear(rec, "latent_up", "latent up", up, a.kv_lora_rank, trains=trains)
+    # Rotary parts are turned and laid beside the others: queries and keys are written once more.
+    joined = (2 * heads * q_dim, 2 * heads * q_dim)
+    rec.stream("latent_up", "rotary embedding", m.tokens, joined, joined)
+    scores(rec, _pairs(m), heads, heads, q_dim, a.v_head_dim)
+    rec.cast(m.tokens, heads * a.v_head_dim, forward=True)
+    rec.cast(m.tokens, heads * (2 * q_dim + a.v_head_dim), forward=False)
+    rec.cast(m.tokens, h, forward=False)
+    row_linear(rec, "projection", "attention output", h, heads * a.v_head_dim)
+
+
+def _adapters(rec: Recorder, model: ModelSpec) -> None:
+    """LoRA on the four attention and the MLP matrices: two thin products each (arXiv:2106.09685)."""
+    m, r = rec.micro, rec.micro.plan.lora_rank
+    widths = [(model.hidden, model.heads * model.head_dim), (model.hidden, model.ffn)]
+    for near, far in widths:
+        for _ in range(2):
+            rec.product("lora", linear("adapter down", m.tokens, r, near, "bf16"))
+            rec.product("lora", linear("adapter up", m.tokens, far / m.tp, r, "bf16"))
+
+
+def embedding_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
+    """Lookup forward; backward, gradients are added into the table's rows."""
+    rec = Recorder(micro)
+    h = model.hidden
+    rec.stream("embedding", "embedding", micro.tokens, (h, h), (h, 2 * h))
+    message = micro.tokens * h * ACTIVATION_BYTES
+    kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
+    rec.send("embedding", group_collective("embedding", kind, message, "tensor", micro.tp), None)  # type: ignore[arg-type]
+    return LayerPhases(rec.phases.forward, rec.phases.input_gradient, rec.phases.weight_gradient, Phase())
+
+
+def head_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
+    """Final norm, LM head over all positions and the loss, sharded over the vocabulary.
+
+    The loss reads 16-bit logits and writes their gradient in place when fused; else logits are widened
+    to fp32, their exponentials written and read, and the gradient narrowed again.
+    """
+    rec = Recorder(micro)
+    norm(rec, model)
+    columns = model.vocab / micro.tp
+    plain = "bf16" if micro.dtype not in ("fp32", "tf32", "fp16") else micro.dtype
+    product = linear("lm head", micro.tokens, columns, model.hidden, plain)  # type: ignore[arg-type]
+    back, weight = rec.product("head", product, trains=not micro.plan.lora_rank)
+    message = micro.tokens * model.hidden * ACTIVATION_BYTES
+    kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
+    if micro.plan.sequence_parallel:
+        rec.send("head", group_collective("gather for lm head", "all_gather", message, "tensor", micro.tp), None)
+    sent = group_collective("lm head, gradient", kind, message, "tensor", micro.tp)  # type: ignore[arg-type]
+    _behind(rec.phases.weight_gradient, sent, weight, micro.async_backward)
+    if micro.plan.fused_kernels:
+        rec.stream("head", "loss", micro.tokens, (2 * columns, columns), (columns, columns))
+    else:
+        rec.stream("head", "loss", micro.tokens, (5 * columns, 4 * columns), (5 * columns, 3 * columns))
+    return LayerPhases(rec.phases.forward, rec.phases.input_gradient, rec.phases.weight_gradient, Phase())
