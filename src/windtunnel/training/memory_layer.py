@@ -14,12 +14,14 @@ FlashAttention keeps its inputs, its output and one fp32 value per token and hea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
+from windtunnel.operators.linear_attention import CHUNK_TOKENS
 from windtunnel.operators.operator import Number
-from windtunnel.specs.model import LatentAttention
+from windtunnel.specs.model import LatentAttention, LinearAttention
 from windtunnel.training.memory_layout import MemoryLayout, widest
 
 
@@ -87,6 +89,8 @@ def layer_memory(layout: MemoryLayout, *, routed: bool) -> LayerMemory:
     _norm(found, layout, "layer input", "attention input")
     if model.latent is not None:
         _latent(found, layout, model.latent)
+    elif model.linear is not None:
+        _mixed(found, layout, model.linear)
     else:
         _grouped_query(found, layout)
     if layout.plan.dropout:
@@ -154,11 +158,38 @@ def _grouped_query(found: LayerMemory, layout: MemoryLayout) -> None:
     kv = _key_heads(layout) * model.head_dim
     if model.qk_norm:
         found.add("qk norm input", layout.tokens * (q + kv) * each)
+    if model.attention_gate:
+        # The gate, and attention's output before it.
+        found.add("attention gate", layout.tokens * 2.0 * q * each)
     found.add("query", layout.tokens * q * each)
     found.add("key", layout.tokens * kv * each)
     found.add("value", layout.tokens * kv * each)
     _core(found, layout, q, 2.0 * kv)
     found.output_gradients += layout.tokens * (q + 2.0 * kv) * each + layout.rows * model.hidden * each
+
+
+def _mixed(found: LayerMemory, layout: MemoryLayout, a: LinearAttention) -> None:
+    """Layers of which some attend and others have linear attention: the mean of both, by their numbers."""
+    linear = a.layers / layout.model.layers
+    for kind, share in ((_grouped_query, 1.0 - linear), (partial(_linear, a=a), linear)):
+        one = LayerMemory()
+        kind(one, layout)
+        found.kept += [replace(tensor, bytes=tensor.bytes * share) for tensor in one.kept]
+        found.output_gradients += share * one.output_gradients
+        found.working += one.working
+
+
+def _linear(found: LayerMemory, layout: MemoryLayout, a: LinearAttention) -> None:
+    """Linear attention in chunks (arXiv:2412.06464): inputs of the convolution and of the scan, a state per chunk."""
+    each, per_rank = layout.value_bytes, layout.tokens / layout.tp
+    scanned = 2 * a.key_heads * a.key_dim + a.out_width
+    found.add("linear attention projections", per_rank * a.in_width * each)
+    found.add("linear attention scan input", per_rank * scanned * each, "core_attention")
+    found.add("linear attention states", per_rank * a.state_values / CHUNK_TOKENS * each, "core_attention")
+    found.add("linear attention norm input", per_rank * a.out_width * each)
+    found.add("linear attention output", per_rank * a.out_width * layout.input_bytes, linear_input=True)
+    found.output_gradients += per_rank * a.in_width * each + layout.rows * layout.model.hidden * each
+    found.working.append(("linear attention", per_rank * (a.in_width + scanned) * each))
 
 
 def _key_heads(layout: MemoryLayout) -> Number:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from windtunnel.operators.operator import Number
-from windtunnel.specs.model import LatentAttention
+from windtunnel.specs.model import LatentAttention, LinearAttention
 from windtunnel.training.memory_layout import MemoryLayout
 from windtunnel.training.optimizers import Matrix
 
@@ -36,18 +36,35 @@ def layer_matrices(layout: MemoryLayout, routed: bool) -> list[Matrix]:
 
 
 def _attention(layout: MemoryLayout, layers: Number) -> list[Matrix]:
+    """Attention of the layers; where some are linear, each rank is taken to hold its share of both kinds."""
     model, tp = layout.model, layout.tp
     if model.latent is not None:
         return _latent(layout, model.latent, layers)
+    attending = layers * (model.attention_layers / model.layers)
     q = model.heads / tp * model.head_dim
     kv = np.maximum(model.kv_heads / tp, 1.0) * model.head_dim
-    small = (
-        (q + 2.0 * kv) * model.qkv_bias + model.hidden * model.attention_out_bias + 2.0 * model.head_dim * model.qk_norm
-    )
+    qkv = q * (2.0 if model.attention_gate else 1.0) + 2.0 * kv
+    small = qkv * model.qkv_bias + model.hidden * model.attention_out_bias + 2.0 * model.head_dim * model.qk_norm
+    small = small + model.heads / tp * model.attention_sinks
+    found = [
+        Matrix("attention", "linear", qkv, float(model.hidden), attending),
+        Matrix("attention output", "linear", float(model.hidden), q, attending),
+        Matrix("attention biases", "vector", 1.0, small, attending),
+    ]
+    if model.linear is not None:
+        found += _linear(layout, model.linear, layers - attending)
+    return found
+
+
+def _linear(layout: MemoryLayout, a: LinearAttention, layers: Number) -> list[Matrix]:
+    """Linear attention: projections sharded by heads, and a short convolution."""
+    h, tp = float(layout.model.hidden), layout.tp
+    channels = (2.0 * a.key_heads * a.key_dim + a.out_width) / tp
     return [
-        Matrix("attention", "linear", q + 2.0 * kv, float(model.hidden), layers),
-        Matrix("attention output", "linear", float(model.hidden), q, layers),
-        Matrix("attention biases", "vector", 1.0, small, layers),
+        Matrix("linear attention", "linear", a.in_width / tp, h, layers),
+        Matrix("linear attention output", "linear", h, a.out_width / tp, layers),
+        Matrix("linear attention convolution", "vector", float(a.conv_tokens), channels, layers),
+        Matrix("linear attention gates", "vector", 1.0, 2.0 * a.value_heads / tp + a.value_dim, layers),
     ]
 
 
@@ -94,6 +111,9 @@ def _routed(layout: MemoryLayout, layers: Number) -> list[Matrix]:
         Matrix("experts up", "linear", gates * width, h, held, routed=True),
         Matrix("experts down", "linear", h, width, held, routed=True),
     ]
+    if moe.router_bias or moe.shared_gate:
+        small = moe.experts * moe.router_bias + h * moe.shared_gate
+        found.append(Matrix("router's bias and gate", "vector", 1.0, small, layers))
     if moe.expert_bias:
         found.append(Matrix("expert biases", "vector", 1.0, gates * width + h, held, routed=True))
     if moe.shared_ffn:
