@@ -9,7 +9,7 @@ those; a table for fewer tokens is a slice of a longer one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,9 +19,12 @@ from windtunnel.cost.collective import Link
 from windtunnel.cost.device import Device
 from windtunnel.cost.energy import Energy, capped, energy_of, joules_of
 from windtunnel.cost.gemm import gemm_table
+from windtunnel.cost.measured.kernels import MeasuredKernels
+from windtunnel.cost.padding import padding
 from windtunnel.cost.price import Links, pricing_of, seconds_of
 from windtunnel.cost.steps import launches_of, stage_shares
 from windtunnel.cost.surface import StepSurface, context_grid
+from windtunnel.operators.attention import DecodeAttention
 from windtunnel.operators.expand import (
     decode_operators,
     decode_window_operators,
@@ -33,6 +36,7 @@ from windtunnel.operators.expand import (
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.operator import Number, Operator
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
@@ -42,15 +46,16 @@ UNIT = 1e6
 """Step of the differences that give linear coefficients: large, so that they are not lost in the fixed time."""
 
 
-def step_surface(deployment: DeploymentSpec) -> StepSurface:
+def step_surface(deployment: DeploymentSpec, kernels: MeasuredKernels | None = None) -> StepSurface:
     """The step surface of one replica.
 
     Args:
         deployment: what runs. Its engine's `max_num_batched_tokens`, `max_num_seqs` and the
             deployment's `max_model_len` bound the tables.
+        kernels: measured kernels of the device, asked before the cost model.
     """
     model, engine = deployment.model, deployment.engine
-    device, links = pricing_of(deployment)
+    device, links = pricing_of(deployment, kernels)
     plan = deployment.plan.model_copy(update={"pipeline_parallel": 1, "replicas": 1})
     rank = Rank(model, plan, device, links.tensor)
     max_tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
@@ -58,8 +63,10 @@ def step_surface(deployment: DeploymentSpec) -> StepSurface:
     if not engine.graphs:
         tokens_s = np.maximum(tokens_s, _token_launches(model, plan) * engine.launch_s)
         tokens_s[0] = 0.0
+    tokens_s, tokens_j = _as_executed(tokens_s, tokens_j, deployment.engine)
     sample_s, sample_j = _sample_tables(rank, _rounded(engine.max_num_seqs))
     decode_s, window_s, decode_j = _decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
+    mixed_s, mixed_token_s = _mixed_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     prefill_s, prefill_j = _prefill_lines(rank)
     if engine.prefill_launch_s:
         prefill_s = prefill_s + np.array([_token_launches(model, plan) * engine.prefill_launch_s, 0.0, 0.0, 0.0, 0.0])
@@ -79,8 +86,20 @@ def step_surface(deployment: DeploymentSpec) -> StepSurface:
         sample_j=sample_j[: engine.max_num_seqs + 1],
         decode_j=decode_j,
         prefill_j=prefill_j,
+        decode_mixed_s=mixed_s,
+        decode_mixed_token_s=mixed_token_s,
         static_w=deployment.plan.accelerators_per_replica * deployment.accelerator.idle_w,
     )
+
+
+def _as_executed(seconds: Floats, joules: Floats, engine: EngineSpec) -> tuple[Floats, Floats]:
+    """The token tables with steps padded to captured sizes, and what the device does outside the model."""
+    if engine.capture_tokens:
+        executed = padding(len(seconds) - 1, engine)
+        seconds, joules = seconds[executed], joules[executed]
+    if engine.step_device_s:
+        seconds = seconds + np.where(np.arange(len(seconds)) > 0, engine.step_device_s, 0.0)
+    return seconds, joules
 
 
 def _rounded(count: int) -> int:
@@ -118,7 +137,8 @@ class Rank:
         joined = Links(self.link, self.link)
 
         def one_s(one: Operator) -> Floats:
-            if isinstance(one, Matmul) and one.batch == 1 and self.plan.attention_data_parallel == 1:
+            shared = self.device.measured is None and self.plan.attention_data_parallel == 1
+            if shared and isinstance(one, Matmul) and one.batch == 1:
                 return gemm_table(size, one.n, one.k, self.device, one.weight_dtype, one.compute_dtype)
             return seconds_of(one, self.device, joined)
 
@@ -187,6 +207,27 @@ def _decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Flo
     over = float(np.max(np.divide(drawn, most, out=np.zeros_like(drawn), where=most > 0)))
     coefficients = plan.ranks_per_stage * np.array([per_request, per_token, per_window]) / max(1.0, over)
     return _frozen(full), _frozen(windowed), _frozen(coefficients)
+
+
+@lru_cache(maxsize=128)
+def _mixed_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Floats, Floats]:
+    """What decode attention adds to a step with prompts, as a table like `_decode_tables`; empty when not measured."""
+    requests = np.arange(max_requests + 1.0)[:, None]
+    mean = context_grid(max_context)[None, :]
+    total = requests * mean
+    nothing = np.zeros((0, 0))
+    if rank.device.measured is None or rank.model.window_layers:
+        return nothing, nothing
+    fixed, per_token = np.zeros(total.shape), np.zeros(total.shape)
+    for operator in decode_operators(rank.model, rank.plan, requests, total):
+        line = rank.device.measured.decode_beside_prompts(operator) if isinstance(operator, DecodeAttention) else None
+        if line is None:
+            return nothing, nothing
+        known = ~np.isnan(line[0])
+        fixed += operator.count * np.where(known, line[0], rank.seconds([replace(operator, count=1.0)]))
+        per_token += operator.count * np.where(known, line[1], 0.0)
+    fixed[0] = per_token[0] = 0.0
+    return _frozen(fixed), _frozen(per_token)
 
 
 @lru_cache(maxsize=512)

@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from windtunnel.cost.constants import KernelConstants
+from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.hardware import AcceleratorSpec
 from windtunnel.specs.load import build, catalogue_folder, merged, names, read_catalogue_yaml
@@ -24,12 +25,14 @@ class Device:
         provenance: `calibrated` when fitted on kernels measured on this device, `datasheet` when the
             constants are its family's.
         inherited_from: the calibration entry used when provenance is `datasheet`.
+        measured: tables that are asked before the constants; None without any.
     """
 
     accelerator: AcceleratorSpec
     constants: KernelConstants
     provenance: str
     inherited_from: str = ""
+    measured: MeasuredKernels | None = None
 
     def peak_flops_per_s(self, dtype: str) -> float:
         """Dense matrix peak in a format; formats without units of their own run at bf16's (or fp16's) rate."""
@@ -50,7 +53,8 @@ class Device:
         return self.accelerator.processors
 
     def __hash__(self) -> int:
-        return hash((self.accelerator.name, self.constants.name, self.accelerator.memory_bandwidth_bytes_per_s))
+        rate = self.accelerator.memory_bandwidth_bytes_per_s
+        return hash((self.accelerator.name, self.constants.name, rate, id(self.measured)))
 
 
 @cache

@@ -6,6 +6,7 @@ bring their own kernels, older or newer, and `EngineSpec.kernels` says how fast 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants
@@ -28,7 +29,7 @@ def device_under(device: Device, engine: EngineSpec) -> Device:
             if dtype in peaks:
                 peaks[dtype] = max(peaks[dtype], peaks["int8"] / 2.0)
         accelerator = accelerator.model_copy(update={"peak_flops_per_s": peaks})
-    return Device(accelerator, _scaled(device, engine.kernels), device.provenance, device.inherited_from)
+    return replace(device, accelerator=accelerator, constants=_scaled(device, engine.kernels))
 
 
 @lru_cache(maxsize=1024)

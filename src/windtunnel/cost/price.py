@@ -6,7 +6,7 @@ operator-by-operator price and the step surface come from the same code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import cast
 
@@ -27,6 +27,7 @@ from windtunnel.cost.device import Device, device_of
 from windtunnel.cost.elementwise import elementwise_seconds
 from windtunnel.cost.engine_kernels import device_under
 from windtunnel.cost.gemm import gemm_seconds
+from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.moe import moe_seconds
 from windtunnel.operators.attention import DecodeAttention, LatentDecodeAttention, PrefillAttention
 from windtunnel.operators.collective import Collective, sent_bytes
@@ -75,7 +76,7 @@ class Cost:
         seconds: predicted time.
         bound_by: compute, memory, link or latency.
         limit_s: speed of light: peak rate, full bandwidth for what must come from memory, nothing else.
-        source: calibrated or datasheet (see `Device.provenance`).
+        source: measured, or calibrated or datasheet (see `Device.provenance`).
         flops: floating-point operations.
         bytes: read and written.
     """
@@ -88,9 +89,10 @@ class Cost:
     bytes: float
 
 
-def pricing_of(deployment: DeploymentSpec) -> tuple[Device, Links]:
-    """What prices a deployment's operators."""
-    return device_under(device_of(deployment.accelerator), deployment.engine), links_of(deployment)
+def pricing_of(deployment: DeploymentSpec, kernels: MeasuredKernels | None = None) -> tuple[Device, Links]:
+    """What prices a deployment's operators, with the device's measured kernels where there are any."""
+    device = device_under(device_of(deployment.accelerator), deployment.engine)
+    return replace(device, measured=kernels) if kernels else device, links_of(deployment)
 
 
 def links_of(deployment: DeploymentSpec) -> Links:
@@ -102,13 +104,31 @@ def links_of(deployment: DeploymentSpec) -> Links:
     return Links(link_of(deployment, tp), link_of(deployment, tp * pp), crossing)
 
 
+def seconds_of(operator: Operator, device: Device, links: Links, beside_tokens: float = 0.0) -> Floats:
+    """Seconds of one execution on one rank; arrays in the operator give an array.
+
+    Measured tables come first; beyond them, and without any, the physical model.
+
+    Args:
+        operator: what is executed.
+        device, links: what executes it.
+        beside_tokens: prompt tokens in the same step, for decode attention that was measured with them.
+    """
+    found = device.measured.seconds(operator, beside_tokens) if device.measured else None
+    if found is None:
+        return modelled_seconds(operator, device, links)
+    if np.isnan(found).any():
+        return np.where(np.isnan(found), modelled_seconds(operator, device, links), found)
+    return found
+
+
 @singledispatch
-def seconds_of(operator: Operator, device: Device, links: Links) -> Floats:
-    """Seconds of one execution on one rank; arrays in the operator give an array."""
+def modelled_seconds(operator: Operator, device: Device, links: Links) -> Floats:
+    """Seconds of one execution by the physical model."""
     raise AssertionError(f"no price for {type(operator).__name__}")
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: Matmul, device: Device, links: Links) -> Floats:
     o = operator
     dtypes = (o.weight_dtype, o.compute_dtype)
@@ -122,7 +142,7 @@ def _(operator: Matmul, device: Device, links: Links) -> Floats:
     return seconds + inputs / rate
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: Experts, device: Device, links: Links) -> Floats:
     o = operator
     return moe_seconds(
@@ -139,7 +159,7 @@ def _(operator: Experts, device: Device, links: Links) -> Floats:
     )
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: DecodeAttention, device: Device, links: Links) -> Floats:
     o = operator
     return decode_attention_seconds(
@@ -153,7 +173,7 @@ def _(operator: DecodeAttention, device: Device, links: Links) -> Floats:
     )
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: LatentDecodeAttention, device: Device, links: Links) -> Floats:
     o = operator
     return decode_mla_seconds(
@@ -167,7 +187,7 @@ def _(operator: LatentDecodeAttention, device: Device, links: Links) -> Floats:
     )
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
     o = operator
     call, token, pair, context = prefill_attention_coefficients(
@@ -181,17 +201,17 @@ def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
     return np.asarray(call + token * o.tokens + pair * o.pairs + context * o.context_tokens)
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: Elementwise, device: Device, links: Links) -> Floats:
     return elementwise_seconds(operator.moved_bytes, device, operator.kernels)
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: Collective, device: Device, links: Links) -> Floats:
     return COLLECTIVES[operator.kind](operator.message_bytes, operator.group, links.tensor)
 
 
-@seconds_of.register
+@modelled_seconds.register
 def _(operator: Transfer, device: Device, links: Links) -> Floats:
     """The mean over the stage boundaries: some cross nodes, the others do not."""
     inside = send_recv_seconds(operator.message_bytes, links.pipeline)
@@ -237,9 +257,15 @@ def limit_seconds(operator: Operator, device: Device, links: Links) -> Floats:
     return cast(Floats, np.maximum(np.maximum(compute, memory), network))
 
 
-def price(operator: Operator, device: Device, links: Links) -> Cost:
-    """Cost of one execution of an operator whose quantities are numbers."""
-    seconds = float(seconds_of(operator, device, links))
+def source_of(operator: Operator, device: Device, beside_tokens: float = 0.0) -> str:
+    """What prices the operator, whose quantities are numbers: measured, calibrated or datasheet."""
+    found = device.measured.seconds(operator, beside_tokens) if device.measured else None
+    return device.provenance if found is None or np.isnan(found).any() else "measured"
+
+
+def price(operator: Operator, device: Device, links: Links, beside_tokens: float = 0.0) -> Cost:
+    """Cost of one execution of an operator whose quantities are numbers; see `seconds_of`."""
+    seconds = float(seconds_of(operator, device, links, beside_tokens))
     compute, memory, network = (float(term) for term in limit_terms(operator, device, links))
     moved = float(operator.moved_bytes) / device.bandwidth_bytes_per_s if operator.group == 1 else 0.0
     terms = {"compute": compute, "memory": max(memory, moved), "link": network}
@@ -248,7 +274,7 @@ def price(operator: Operator, device: Device, links: Links) -> Cost:
         seconds=seconds,
         bound_by=largest if terms[largest] >= LATENCY_SHARE * seconds else "latency",
         limit_s=max(compute, memory, network),
-        source=device.provenance,
+        source=source_of(operator, device, beside_tokens),
         flops=float(operator.flops),
         bytes=float(operator.moved_bytes),
     )

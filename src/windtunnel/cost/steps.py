@@ -6,7 +6,7 @@
 where body is everything that layers do, share[s] the stage's share of the layers, and host the
 engine's time that nothing hides. Operators of a rank run one after the other: overlap of
 communication with computation is not assumed. Captured graphs pad decode batches to captured sizes;
-that padding is left out.
+smaller steps are padded up to them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from windtunnel.cost.energy import Energy, energy_of, joules_of
+from windtunnel.cost.measured.kernels import MeasuredKernels
+from windtunnel.cost.padding import padded_tokens
 from windtunnel.cost.price import Cost, price, pricing_of
 from windtunnel.operators.batch import Batch
 from windtunnel.operators.elementwise import Elementwise
-from windtunnel.operators.expand import expand
+from windtunnel.operators.expand import expand, token_operators
 from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import Operator
 from windtunnel.operators.shard import stage_layers
@@ -57,7 +59,8 @@ class StepCost:
     Attributes:
         operators: rows for `explain`; their seconds and `launch_wait_s` add up to `device_s`.
         stage_s: seconds on each pipeline stage, transfers into it included.
-        launch_wait_s: time that the device waits for kernels to be launched, when graphs are off.
+        launch_wait_s: time that the device waits for kernels to be launched where no graph is replayed,
+            and that it spends on the step outside the model.
         host_s: engine overhead that nothing hides.
         joules: dynamic energy of all the replica's accelerators.
         static_w: their idle power.
@@ -93,19 +96,20 @@ class StepCost:
         return self.joules + self.static_w * self.total_s
 
 
-def price_step(deployment: DeploymentSpec, batch: Batch) -> StepCost:
+def price_step(deployment: DeploymentSpec, batch: Batch, kernels: MeasuredKernels | None = None) -> StepCost:
     """The price of a step of one replica.
 
     Args:
         deployment: what runs.
         batch: the sums of what the step schedules.
+        kernels: measured kernels of the device, asked before the cost model.
     """
-    device, links = pricing_of(deployment)
+    device, links = pricing_of(deployment, kernels)
     plan, engine = deployment.plan, deployment.engine
     energy = energy_of(device, links.tensor)
     rows = tuple(
-        OperatorCost(operator, price(operator, device, links), float(joules_of(operator, energy)))
-        for operator in expand(deployment.model, plan, batch)
+        OperatorCost(operator, price(operator, device, links, batch.prefill_tokens), float(joules_of(operator, energy)))
+        for operator in _executed(deployment, batch)
     )
     wait = _launch_wait_s(deployment, rows)
     body = sum(row.seconds for row in rows if row.operator.part in BODY) + wait
@@ -123,6 +127,16 @@ def price_step(deployment: DeploymentSpec, batch: Batch) -> StepCost:
         static_w=plan.accelerators_per_replica * deployment.accelerator.idle_w,
         source=device.provenance,
     )
+
+
+def _executed(deployment: DeploymentSpec, batch: Batch) -> list[Operator]:
+    """The batch's operators, those over tokens at the size of the graph that is replayed."""
+    model, plan = deployment.model, deployment.plan
+    padded = padded_tokens(batch.tokens, deployment.engine)
+    operators = expand(model, plan, batch)
+    if padded == batch.tokens:
+        return operators
+    return [*token_operators(model, plan, padded), *(one for one in operators if one.part != "tokens")]
 
 
 def stage_shares(deployment: DeploymentSpec) -> tuple[float, ...]:
@@ -148,7 +162,7 @@ def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...]) -
     mine = [row for row in rows if row.operator.part == "tokens"]
     launches = launches_of(row.operator for row in mine)
     prefill = any(row.operator.part == "prefill" for row in rows)
-    wait = launches * engine.prefill_launch_s if prefill else 0.0
+    wait = engine.step_device_s + (launches * engine.prefill_launch_s if prefill else 0.0)
     if not engine.graphs:
         wait += max(0.0, launches * engine.launch_s - sum(row.seconds for row in mine))
     return wait

@@ -13,7 +13,7 @@ prefill term is linear in its aggregates. Energy has the same form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,10 @@ CONTEXT_GRID_LOG2_FIRST = 4
 """The context grid starts at 2**4 tokens; entry 0 stands for a context of 0."""
 CONTEXT_GRID_PER_OCTAVE = 8
 """Columns of the decode table per doubling of the mean context."""
+
+
+def _nothing() -> Floats:
+    return np.zeros((0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class StepSurface:
         decode_window_s: the same for sliding-window layers over mean windowed context;
             shape (0, 0) when the model has none.
         window_tokens: the sliding window W, 0 when none.
+        decode_mixed_s, decode_mixed_token_s: what decoding requests add to a step that holds prompts, as
+            decode_s, and that per prompt token of the step; shape (0, 0) where decode_s says it, as it
+            does unless both were measured together.
         prefill_s: (per step with any prefill, per prefill token, per query-key pair, per
             windowed pair, per context token read) seconds, shape (5,).
         stage_share: fraction of the body on each pipeline stage, shape (pp,), sums to 1.
@@ -75,6 +82,8 @@ class StepSurface:
     prefill_j: Floats
     static_w: float
     linear: tuple[float, float, float] | None = None
+    decode_mixed_s: Floats = field(default_factory=_nothing)
+    decode_mixed_token_s: Floats = field(default_factory=_nothing)
     interval: tuple[float, float] = (float("nan"), float("nan"))
 
     @property

@@ -132,6 +132,7 @@ def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
         world[f"prefill_{part}_j"] = surface.prefill_j[k]
     world["decode_request_j"], world["decode_context_j"], world["decode_window_j"] = surface.decode_j
     world["window"] = surface.window_tokens
+    world["mixed"] = surface.decode_mixed_s.size > 0
     world["deadline_s"] = world["next_sample_s"] = math.inf
     world["max_waiting"] = np.iinfo(np.int64).max
     return world
@@ -156,6 +157,8 @@ def _cost_tables(surface: StepSurface, settings: SchedulerSettings) -> tuple[Arr
         token["hop_s"] = surface.hop_s
     sample["head_s"], sample["head_j"] = surface.sample_s, surface.sample_j
     decode["full_s"] = surface.decode_s
+    if surface.decode_mixed_s.size:
+        decode["mixed_s"], decode["mixed_token_s"] = surface.decode_mixed_s, surface.decode_mixed_token_s
     if surface.decode_window_s.size:
         decode["window_s"] = surface.decode_window_s
     return token, sample, decode

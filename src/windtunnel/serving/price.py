@@ -33,6 +33,23 @@ def decode_seconds(decode_cost: Any, requests: int, context: int, window: int, w
 
 
 @inlined
+def beside_prompt_seconds(decode_cost: Any, requests: int, context: int, prefill_tokens: int) -> float:
+    """What the decoding requests of a step add to the attention of its prompts, where that was measured.
+
+    Args:
+        decode_cost: as in `decode_seconds`.
+        requests: decoding requests.
+        context: sum of their contexts, tokens.
+        prefill_tokens: prompt tokens in the step.
+    """
+    column, part = grid_place(context / requests, decode_cost.shape[1])
+    low, high = decode_cost[requests, column], decode_cost[requests, column + 1]
+    seconds = low.mixed_s + (high.mixed_s - low.mixed_s) * part
+    per_token = low.mixed_token_s + (high.mixed_token_s - low.mixed_token_s) * part
+    return float(seconds + per_token * prefill_tokens)
+
+
+@inlined
 def grid_place(mean: float, columns: int) -> tuple[int, float]:
     """The column at or below a mean context, and how far towards the next one it lies."""
     if mean < 16.0:
@@ -52,9 +69,14 @@ def body_seconds(world: Any, replica: Any, token_cost: Any, decode_cost: Any) ->
     """Everything of a step but its head, transfers and host overhead, all stages together."""
     seconds = token_cost[replica.step_tokens].body_s
     if replica.step_decodes > 0:
-        seconds += decode_seconds(
-            decode_cost, replica.step_decodes, replica.step_context, world.window, replica.step_window
-        )
+        if world.mixed and replica.step_prefill_tokens > 0:
+            seconds += beside_prompt_seconds(
+                decode_cost, replica.step_decodes, replica.step_context, replica.step_prefill_tokens
+            )
+        else:
+            seconds += decode_seconds(
+                decode_cost, replica.step_decodes, replica.step_context, world.window, replica.step_window
+            )
     if replica.step_prefill_tokens > 0:
         seconds += (
             world.prefill_step_s

@@ -40,7 +40,7 @@ WORLD = _dtype(
     prefill=(_f, "prefill_step_s prefill_token_s prefill_pair_s prefill_window_s prefill_read_s"),
     energy=(_f, "prefill_step_j prefill_token_j prefill_pair_j prefill_window_j prefill_read_j"),
     decode_energy=(_f, "decode_request_j decode_context_j decode_window_j"),
-    kind=(_i, "linear window"),
+    kind=(_i, "linear window mixed"),
     clock=(_f, "now_s next_arrival_s deadline_s next_sample_s sample_interval_s"),
     arrivals=(_i, "next_row heap_size dynamic next_any any_rows"),
     loop=(_i, "events pending status max_waiting rejected"),
@@ -108,7 +108,7 @@ AHEAD_ENTRY = np.dtype([*ENTRY.descr, ("drafts", _i), ("accepted", _i), ("propos
 STAGE = np.dtype([("free_s", _f), ("share", _f)])
 TOKEN_COST = np.dtype([("body_s", _f), ("hop_s", _f), ("body_j", _f)])
 SAMPLE_COST = np.dtype([("head_s", _f), ("head_j", _f)])
-DECODE_COST = np.dtype([("full_s", _f), ("window_s", _f)])
+DECODE_COST = np.dtype([("full_s", _f), ("window_s", _f), ("mixed_s", _f), ("mixed_token_s", _f)])
 
 STEP_LOG = _dtype(
     where=(_i, "replica"),

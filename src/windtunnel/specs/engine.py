@@ -63,6 +63,20 @@ class EngineSpec(Spec):
         ge=0,
         description="host time per kernel of a step that holds a prompt, where only decode steps are captured",
     )
+    step_device_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="time per step that the device spends outside the model: input preparation, metadata, copies",
+    )
+    capture_tokens: int = Field(
+        0,
+        ge=0,
+        description="most tokens of a step that replays a captured graph; smaller steps are padded up to a captured "
+        "size (see `cost.padding`); 0: no padding",
+    )
+    async_scheduling: bool = Field(
+        False, description="whether a step is composed while the one before is under way, so that host time is hidden"
+    )
     frontend_s: Seconds = Field(
         0.0,
         ge=0,
