@@ -170,7 +170,7 @@ _ALL = (
         "srpt",
         "shortest remaining processing time",
         "Schrage, Operations Research 1968; Shahout et al., TRAIL, ICLR 2025",
-        "whoever needs the fewest tokens to end runs, preempting the rest; knows true lengths",
+        "whoever needs the fewest steps to end runs, preempting the rest; knows true lengths",
         "schedulers.srpt",
         "scan",
         may_swap=True,

@@ -1,9 +1,10 @@
-"""Shortest remaining processing time: whoever needs the fewest tokens to end runs, preempting the rest.
+"""Shortest remaining processing time: whoever needs the fewest steps to end runs, preempting the rest.
 
-Remaining work is the prompt still to be computed plus the output still to come, in tokens, by the
-workload's own output lengths: the bound that schedulers working with predictions try to reach. A
-running request gives way (recomputed, or swapped to the host with `preemption = swap`) only when a
-waiting one with less work left needs its seat or blocks, and a repetition counts as work.
+Remaining work is counted in steps: one for every token still to come, by the workload's own output
+lengths, and one for every full budget of prompt tokens still to be computed. It is the bound that
+schedulers working with predictions try to reach. A running request gives way (recomputed, or
+swapped to the host with `preemption = swap`) only when a waiting one with less work left needs its
+seat or blocks; what has to be computed again counts as work.
 
 L. Schrage, "A proof of the optimality of the shortest remaining processing time discipline",
 Operations Research 1968; R. Shahout et al., "Don't Stop Me Now: Embedding Based Scheduling for
@@ -27,14 +28,14 @@ def _rank(world: Any, requests: Any, replica: Any, slots: Any) -> None:
     while i >= 0:
         request = requests[i]
         todo = request.prompt + request.generated - request.swapped
-        request.key = todo + request.output - request.generated
+        request.key = todo / world.budget + request.output - request.generated
         i = request.next
     for k in range(replica.running):
         slot = slots[slots[k].order]
         update_generated(replica, requests, slot)
         request = requests[slot.request]
         todo = 1 if slot.state == DECODE else slot.target - slot.start
-        request.key = todo + request.output - request.generated
+        request.key = todo / world.budget + request.output - request.generated
 
 
 @njit
