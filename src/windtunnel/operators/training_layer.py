@@ -389,7 +389,7 @@ def head_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
     columns = model.vocab / micro.tp
     plain = "bf16" if micro.dtype not in ("fp32", "tf32", "fp16") else micro.dtype
     product = linear("lm head", micro.tokens, columns, model.hidden, plain)  # type: ignore[arg-type]
-    back, weight = rec.product("head", product, trains=not micro.plan.lora_rank)
+    _, weight = rec.product("head", product, trains=not micro.plan.lora_rank)
     message = micro.tokens * model.hidden * ACTIVATION_BYTES
     kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
     if micro.plan.sequence_parallel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from windtunnel.operators.operator import Number
 from windtunnel.operators.training import LayerPhases, Phase
 from windtunnel.operators.training_layer import Microbatch, embedding_phases, head_phases, layer_phases
 from windtunnel.specs.training import TrainingJob, TrainingPlan
-
-INSIDE_NODE_SHARE = 1.0
-"""Without hierarchical dispatch, every copy of a token travels on its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,13 +178,3 @@ def _launched(one: PhaseSeconds, launch_s: float) -> PhaseSeconds:
     """A phase takes at least as long as launching its kernels."""
     one.compute = np.maximum(one.compute, one.kernels * launch_s)
     return one
-
-
-@lru_cache(maxsize=4096)
-def _job_seconds(job: TrainingJob) -> ModelSeconds:
-    return model_seconds(layouts_of(job))
-
-
-def job_seconds(job: TrainingJob) -> ModelSeconds:
-    """`model_seconds` of one job, kept between calls."""
-    return _job_seconds(job)

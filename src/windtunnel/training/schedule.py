@@ -7,8 +7,9 @@
     DualPipe      arXiv:2412.19437   microbatches enter from both ends; each rank holds two stages
 
 A pass is (kind, lane, stage, microbatch): `F` forward, `B` input gradient, `W` weight gradient, `X`
-both gradients at once, `O` a forward that runs together with the `X` after it. Lanes are the two directions of DualPipe; other schedules use lane 0. Stage
-counts chunks along the model, so that rank = stage modulo ranks.
+both gradients at once, `O` a forward that runs together with the `X` after it. Lanes are the two
+directions of DualPipe; other schedules use lane 0. Stage counts chunks along the model, so that
+rank = stage modulo ranks.
 """
 
 from __future__ import annotations

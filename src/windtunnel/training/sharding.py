@@ -1,0 +1,182 @@
+"""Data parallelism: gradients reduced, weights gathered, states updated, for one layout or many.
+
+    ZeRO, arXiv:1910.02054   stages 1 to 3;   FSDP, arXiv:2304.11277   stage 3 with prefetch
+    HSDP, MiCS arXiv:2205.00119   shards within a group, copies of it reduced among each other
+    ZeRO++ arXiv:2306.10209   8-bit weights, 4-bit gradients, a second copy of weights close by
+
+Context-parallel ranks hold the same weights as data-parallel ones and are counted among them.
+Ranks that hold the same weights lie TP apart, those that hold the same experts EP x expert TP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from windtunnel.cost.network import (
+    Group,
+    Network,
+    all_gather_seconds,
+    all_reduce_seconds,
+    all_to_all_seconds,
+    reduce_scatter_seconds,
+)
+from windtunnel.operators.operator import Number
+from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.training import DTYPE_BYTES_TRAINING
+from windtunnel.training.layouts import Layouts
+from windtunnel.training.optimizers import Matrix, state_bytes
+
+QUANTIZED_WEIGHT_BYTES = 1.0
+QUANTIZED_GRADIENT_BYTES = 0.5
+"""Bytes per value on the wire with ZeRO++'s quantised collectives, scales left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of weights on one rank before data-parallel sharding: dense ones and experts."""
+
+    dense: Number = 0.0
+    experts: Number = 0.0
+
+    def __add__(self, other: Values) -> Values:
+        return Values(self.dense + other.dense, self.experts + other.experts)
+
+    def __mul__(self, times: Number) -> Values:
+        return Values(self.dense * times, self.experts * times)
+
+    @property
+    def total(self) -> Number:
+        """Both."""
+        return self.dense + self.experts
+
+
+def layer_values(layouts: Layouts, *, routed: bool) -> Values:
+    """Weights of a layer on a rank."""
+    model = layouts.job.model
+    attention = model.attention_parameters() / layouts.tp + model.norm_parameters()
+    if not routed:
+        return Values(attention + model.mlp_parameters() / layouts.tp)
+    assert model.moe is not None
+    router = model.hidden * model.moe.experts
+    shared = (model.moe_shared_parameters() - router) / layouts.tp + router
+    return Values(attention + shared, model.moe.experts * model.expert_parameters() / (layouts.ep * layouts.etp))
+
+
+def table_values(layouts: Layouts) -> Values:
+    """Weights of the embedding table, or of the LM head, on a rank that holds it."""
+    model: ModelSpec = layouts.job.model
+    return Values(model.vocab * (model.embedding_dim or model.hidden) / layouts.tp)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """The ranks that hold one set of weights: how many, how far apart, and the shard group among them."""
+
+    ranks: Number
+    stride: Number
+    shard: Number
+
+    def shards(self, ranks: Number | None = None) -> Group:
+        return Group(self.shard if ranks is None else np.minimum(ranks, self.ranks), self.stride)
+
+    def replicas(self) -> Group:
+        return Group(self.ranks / self.shard, self.stride * self.shard)
+
+
+def _copies(layouts: Layouts) -> tuple[_Copies, _Copies]:
+    group = layouts.plan.zero_group
+
+    def one(ranks: Number, stride: Number) -> _Copies:
+        shard = np.minimum(group, ranks) if group else ranks
+        return _Copies(ranks, stride, shard if layouts.plan.zero_stage else np.ones_like(np.asarray(ranks)))
+
+    return one(layouts.weight_ranks, layouts.tp), one(layouts.expert_ranks, layouts.ep * layouts.etp)
+
+
+def gather_seconds(layouts: Layouts, values: Values, *, backward: bool = False) -> Number:
+    """Seconds to gather sharded weights; the backward pass may have a second copy close by."""
+    plan, network = layouts.plan, layouts.network()
+    each = QUANTIZED_WEIGHT_BYTES if plan.quantized_weights_comm else DTYPE_BYTES_TRAINING[plan.weight_dtype]
+    near = plan.zero_secondary_group if backward and plan.zero_secondary_group else None
+    total: Number = 0.0
+    for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
+        total = total + _bucketed(layouts, amount, each, copies.shards(near), network, "all_gather")
+    return total
+
+
+def reduce_seconds(layouts: Layouts, values: Values) -> Number:
+    """Seconds to reduce gradients: scattered within the shard group, summed over its copies."""
+    plan, network = layouts.plan, layouts.network()
+    each = 4.0 if plan.grad_dtype == "fp32" else 2.0
+    total: Number = 0.0
+    for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
+        if plan.quantized_gradients_comm:
+            # Two all-to-alls of 4-bit blocks, one inside the node and one between nodes, in place of a ring.
+            total = total + all_to_all_seconds(amount * QUANTIZED_GRADIENT_BYTES, copies.shards(), network)
+        else:
+            total = total + _bucketed(layouts, amount, each, copies.shards(), network, "reduce_scatter")
+        total = total + _bucketed(layouts, amount / copies.shard, each, copies.replicas(), network, "all_reduce")
+    return total
+
+
+def _bucketed(layouts: Layouts, amount: Number, each: float, group: Group, network: Network, kind: str) -> Number:
+    """A tensor sent in buckets, so that what is ready need not wait for the rest."""
+    price = {"all_gather": all_gather_seconds, "all_reduce": all_reduce_seconds}.get(kind, reduce_scatter_seconds)
+    count = buckets(layouts, amount)
+    return count * price(np.asarray(amount) * each / count, group, network)
+
+
+def buckets(layouts: Layouts, amount: Number) -> Number:
+    """Buckets that values are sent in; FSDP's units are layers, which callers pass one by one."""
+    size = layouts.engine.bucket_values
+    if layouts.plan.zero_stage == 3:
+        return np.ones_like(np.asarray(amount, dtype=np.float64))
+    return np.maximum(np.ceil(np.asarray(amount) / size), 1.0)
+
+
+def optimizer_seconds(layouts: Layouts, values: Values) -> Number:
+    """Seconds of the update on a rank's share: bound by reading and writing the states once.
+
+    Gradients are read for their norm and again for the update, and their buffer cleared.
+    """
+    plan, device = layouts.plan, layouts.device()
+    dense, experts = _copies(layouts)
+    share = values.dense / dense.shard + values.experts / experts.shard
+    if plan.lora_rank:
+        model = layouts.job.model
+        share = share * min(1.0, 2.0 * plan.lora_rank / model.hidden)
+    gradient = 4.0 if plan.grad_dtype == "fp32" else 2.0
+    state = state_value_bytes(layouts)
+    master = 4.0 if plan.master_weights else 0.0
+    weight = DTYPE_BYTES_TRAINING[plan.weight_dtype]
+    each = 2.0 * gradient + 2.0 * (state + master) + weight * (1.0 if master else 2.0)
+    cleared = values.total / (dense.shard if plan.zero_stage >= 2 else 1.0) * gradient
+    rate = device.constants.elementwise_efficiency * device.bandwidth_bytes_per_s
+    return (share * each + cleared) / rate + _projections(layouts, share)
+
+
+def state_value_bytes(layouts: Layouts) -> float:
+    """Bytes of optimiser states per weight, of a matrix as wide as the model's MLP."""
+    model, plan = layouts.job.model, layouts.plan
+    width = model.ffn or (model.moe.expert_ffn if model.moe else model.hidden)
+    matrix = Matrix("mlp", "linear", float(model.hidden), float(width))
+    return float(state_bytes(plan.optimizer, matrix, rank=plan.optimizer_rank)) / (model.hidden * width)
+
+
+def _projections(layouts: Layouts, share: Number) -> Number:
+    """Products of optimisers that work in other spaces, at the matrix units' rate.
+
+    Muon: five Newton-Schulz steps of three products each over the shorter side (Jordan et al., 2024);
+    GaLore, APOLLO, FRUGAL and COSMOS project gradients down and updates up.
+    """
+    plan, model, device = layouts.plan, layouts.job.model, layouts.device()
+    if plan.optimizer == "muon":
+        flops = 5 * 6.0 * model.hidden
+    elif plan.optimizer in ("galore", "apollo", "frugal", "cosmos"):
+        flops = 4.0 * (plan.optimizer_rank or model.hidden / 4)
+    else:
+        return 0.0
+    rate = device.constants.gemm_of("bf16").compute_efficiency * device.peak_flops_per_s("bf16")
+    return share * flops / rate
