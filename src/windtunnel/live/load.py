@@ -154,7 +154,7 @@ class Load:
 
     def _keep(self, row: int, due_s: float, attempts: int, answer: Answer) -> None:
         token_s = [round(moment_s - self.start_s, 6) for moment_s in answer.token_s]
-        record = {
+        record: dict[str, Any] = {
             "row": row,
             "due_s": round(due_s - self.start_s, 6),
             "sent_s": round(answer.sent_s - self.start_s, 6),
@@ -170,6 +170,10 @@ class Load:
             "message": answer.message,
             "token_s": token_s,
         }
+        if self.table.shares_prefixes:
+            a, b = self.table.segment_offset[row : row + 2].tolist()
+            ids, tokens = self.table.segment_id[a:b].tolist(), self.table.segment_tokens[a:b].tolist()
+            record["segments"] = [[i, n] for i, n in zip(ids, tokens, strict=True)]
         self.records.append(record)
         if self._journal is not None:
             self._journal.write(json.dumps(record, separators=(",", ":")) + "\n")

@@ -42,6 +42,8 @@ class Measurement:
         attempts: how often it was sent.
         status: `ok`, or why it failed (`http 429`, `timeout`, `closed early`, ...).
         token_offset, token_s: the arrival of request i's tokens is token_s[token_offset[i]:token_offset[i + 1]].
+        segment_offset, segment_id, segment_tokens: what each prompt consisted of, as in
+            `windtunnel.workload.table.RequestTable`; empty when nothing was shared.
         meta: what was loaded and how; plain values.
         engine: the engine's own gauges over time by name, `time_s` among them; empty when it has none.
     """
@@ -59,6 +61,9 @@ class Measurement:
     status: tuple[str, ...]
     token_offset: Ints
     token_s: Floats
+    segment_offset: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    segment_id: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    segment_tokens: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     meta: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Floats] = field(default_factory=dict)
 
@@ -119,6 +124,11 @@ def measurement(
         return np.array([int(record.get(name, -1)) for record in rows], dtype=np.int64)
 
     columns: dict[str, Any] = {name: floats(name) for name in _NUMBERS} | {name: ints(name) for name in _COUNTS}
+    if rows and rows[0].get("segments"):
+        segments = [record["segments"] for record in rows]
+        columns["segment_offset"] = np.cumsum([0, *(len(one) for one in segments)], dtype=np.int64)
+        pairs = np.array([pair for one in segments for pair in one], dtype=np.int64).reshape(-1, 2)
+        columns["segment_id"], columns["segment_tokens"] = pairs[:, 0].copy(), pairs[:, 1].copy()
     return Measurement(
         **columns,
         status=tuple(str(record["status"]) for record in rows),
@@ -143,7 +153,11 @@ def save(measured: Measurement, folder: Path | str) -> None:
     columns["status"] = list(measured.status)
     offset = measured.token_offset
     columns["token_s"] = [measured.token_s[a:b].tolist() for a, b in itertools.pairwise(offset.tolist())]
-    schema = {"token_s": polars.List(polars.Float64)}
+    schema: dict[str, Any] = {"token_s": polars.List(polars.Float64)}
+    if len(measured.segment_offset):
+        pairs = np.stack([measured.segment_id, measured.segment_tokens], axis=1).tolist()
+        columns["segments"] = [pairs[a:b] for a, b in itertools.pairwise(measured.segment_offset.tolist())]
+        schema["segments"] = polars.List(polars.List(polars.Int64))
     replace_whole(target / REQUESTS, polars.DataFrame(columns, schema_overrides=schema).write_parquet)
     if measured.engine:
         replace_whole(target / ENGINE, polars.DataFrame(dict(measured.engine)).write_parquet)

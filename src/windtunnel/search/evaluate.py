@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.memory import MemoryNeed, memory_need
 from windtunnel.cost.surface import StepSurface
@@ -11,7 +13,7 @@ from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import SchedulerSettings, Simulation, run
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec
-from windtunnel.workload.table import RequestTable
+from windtunnel.workload.table import AT_ARRIVAL, RequestTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Prediction:
 def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSettings:
     """The scheduler's settings of one replica, its KV blocks from the memory account."""
     engine = deployment.engine
+    block_bytes = memory.kv_bytes_per_token * engine.block_size
     return SchedulerSettings(
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=max(engine.max_num_batched_tokens, engine.max_num_seqs),
@@ -37,6 +40,9 @@ def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSett
         long_prefill_token_threshold=engine.long_prefill_token_threshold,
         watermark=engine.watermark,
         scheduler=engine.scheduler,
+        options=engine.scheduler_options,
+        host_blocks=int(engine.scheduler_options.swap_space_bytes / block_bytes),
+        swap_block_s=block_bytes / deployment.accelerator.host_link_bytes_per_s,
     )
 
 
@@ -77,8 +83,9 @@ def evaluate(
     if settings.enable_prefix_caching and not workload.shares_prefixes:
         # Nothing can be shared, so the cache changes nothing but the time that simulating it takes.
         settings = replace(settings, enable_prefix_caching=False)
+    frontend_s = deployment.engine.frontend_s
     simulation = run(
-        workload,
+        _at_scheduler(workload, frontend_s),
         surface,
         settings,
         replicas=deployment.plan.replicas,
@@ -88,4 +95,18 @@ def evaluate(
         record_steps=record_steps,
         max_waiting=max_waiting,
     )
+    if frontend_s:
+        simulation = replace(simulation, workload=workload, arrival_s=simulation.arrival_s - frontend_s)
     return Prediction(simulation, metrics_of(simulation, slo, surface.static_w))
+
+
+def _at_scheduler(workload: RequestTable, frontend_s: float) -> RequestTable:
+    """The requests as they reach the scheduler, after HTTP and tokenisation; latencies count from before."""
+    if not frontend_s:
+        return workload
+    waits = workload.after != AT_ARRIVAL
+    return replace(
+        workload,
+        arrival_s=workload.arrival_s + frontend_s,
+        delay_s=np.where(waits, workload.delay_s + frontend_s, workload.delay_s),
+    )

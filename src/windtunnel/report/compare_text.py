@@ -1,0 +1,81 @@
+"""The answers of `compare` and `fit` as text."""
+
+from __future__ import annotations
+
+from windtunnel.live.compare import Comparison, Figure
+from windtunnel.live.fit import Fit
+from windtunnel.report.text import number, paragraph, table
+from windtunnel.units import format_seconds
+
+NAMES = {"ttft": "time to first token", "tpot": "time per output token", "e2e": "end to end"}
+
+
+def compare_text(comparison: Comparison) -> str:
+    """Figures side by side, the reasons for the gap, and what to know."""
+    count = len(comparison.predicted.rows)
+    rows = [(named(f), shown(f, f.measured), interval(f), shown(f, f.predicted), error(f)) for f in comparison.figures]
+    parts = [
+        paragraph(f"{count:,} requests, measured and predicted."),
+        table(("figure", "measured", "its 80% interval", "predicted", "error"), rows, "<>>>>"),
+        reasons_text(comparison),
+    ]
+    if comparison.notes:
+        parts.append("\n".join(["Notes", *(paragraph(note, 2, "- ") for note in comparison.notes)]))
+    return "\n\n".join(parts)
+
+
+def reasons_text(comparison: Comparison) -> str:
+    """Where the gap comes from, one line each."""
+    if not comparison.reasons:
+        return "No part of the gap is above 0.5% of the end-to-end time."
+    lines = ["Where the gap comes from (share of the measured end-to-end time)"]
+    for reason in comparison.reasons:
+        size = f"{reason.seconds / abs(reason.seconds) * reason.share:+.1%}" if reason.share == reason.share else ""
+        lines.append(paragraph(reason.why, 2, f"{reason.what + ' ' + size:<28}".rstrip() + ": "))
+    return "\n".join(lines)
+
+
+def named(figure: Figure) -> str:
+    """`time to first token, p99`."""
+    parts = figure.name.split("_")
+    return f"{NAMES[parts[0]]}, {parts[1]}" if parts[0] in NAMES else "output tokens/s"
+
+
+def shown(figure: Figure, value: float) -> str:
+    """A figure's value with its unit."""
+    if value != value:
+        return "-"
+    return format_seconds(value) if figure.name.endswith("_s") and "tokens" not in figure.name else number(value)
+
+
+def interval(figure: Figure) -> str:
+    """`1.2 ms to 1.4 ms`."""
+    if figure.low != figure.low:
+        return "-"
+    return f"{shown(figure, figure.low)} to {shown(figure, figure.high)}"
+
+
+def error(figure: Figure) -> str:
+    """The signed error, marked where it lies within the measurement's own scatter."""
+    if figure.error != figure.error:
+        return "-"
+    return f"{figure.error:+.1%}" + ("*" if figure.within_noise else " ")
+
+
+def fit_text(fit: Fit, out: str) -> str:
+    """What was fitted, and what it improved on the held-out half."""
+    rows = [
+        (half, f"{fit.requests[half]:,}", f"{fit.error_before[half]:.1%}", f"{fit.error_after[half]:.1%}")
+        for half in ("fitted", "held out")
+    ]
+    fields = [
+        (name, format_seconds(value) if name.endswith("_s") else number(value)) for name, value in fit.fields.items()
+    ]
+    verdict = "better" if fit.improved else "no better"
+    return "\n\n".join(
+        [
+            paragraph(f"The held-out half is predicted {verdict} than before. The engine is in {out}."),
+            table(("half", "requests", "error before", "error after"), rows, "<>>>"),
+            table(("fitted", "value"), fields, "<>"),
+        ]
+    )
