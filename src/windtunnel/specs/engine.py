@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from windtunnel.specs.fields import Bytes, Seconds, Source, Spec
+from windtunnel.specs.scheduler import SchedulerOptions
 
 
 class KernelFactors(Spec):
@@ -43,6 +44,7 @@ class EngineSpec(Spec):
     title: str = ""
     version: str = ""
     scheduler: str = Field("vllm", description="name of the scheduling policy")
+    scheduler_options: SchedulerOptions = Field(SchedulerOptions(), description="what only some schedulers ask for")
     max_num_seqs: int = Field(256, ge=1, description="most requests running at once")
     max_num_batched_tokens: int = Field(2048, ge=1, description="token budget of a step")
     enable_chunked_prefill: bool = True

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from windtunnel.specs.fields import Seconds, Spec
+from windtunnel.specs.fields import Bytes, Seconds, Spec
 
 
 class SchedulerOptions(Spec):
@@ -19,6 +19,9 @@ class SchedulerOptions(Spec):
     )
     preemption: Literal["auto", "recompute", "swap"] = Field(
         "auto", description="vllm-v0, fastserve, fastswitch, srpt: whether preempted requests are swapped to the host"
+    )
+    swap_space_bytes: Bytes = Field(
+        4.0 * 2**30, ge=0, description="host memory per accelerator for swapping (4 GiB is vLLM 0.6's default)"
     )
     swap_group_blocks: int = Field(0, ge=0, description="most neighbouring blocks that one copy moves when swapping")
     swap_overlap: Literal["auto", "on", "off"] = Field("auto", description="swapping beside the step before")
