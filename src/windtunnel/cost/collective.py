@@ -23,8 +23,12 @@ from windtunnel.specs.deployment import DeploymentSpec
 
 Floats = npt.NDArray[np.float64]
 
+STAGED = "pcie-staged"
+"""The calibration entry of cards on a host's bus without access to each other's memory."""
 OVER_HOST = "l40s"
 """The calibration entry whose collectives stand for cards on a host's bus that were not measured themselves."""
+OVER_SWITCHES = "rtx-pro-6000"
+"""The entry measured in a server whose cards reach each other through PCIe switches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,13 @@ def link_of(deployment: DeploymentSpec, ranks: int) -> Link:
     if fabric.scope == "host":
         # No fabric between the cards: traffic crosses the host's bus, which more than two cards share.
         constants = constants if constants.over_host else calibration(OVER_HOST).collective
+        if node.topology == "pcie-switch":
+            constants = calibration(OVER_SWITCHES).collective
     elif node.topology == "mesh" and node.accelerators > 1:
         # A rank reaches its peers over its own share of the links: n - 1 of N - 1 are in use.
         rate = rate * (inside - 1) / (node.accelerators - 1) if inside > 1 else rate
+    if fabric.scope == "host" and not node.peer_access:
+        constants = calibration(STAGED).collective
     constants = collective_under(constants, deployment.engine)
     if ranks <= node.accelerators:
         return Link(fabric.name, rate, constants, inside)

@@ -43,7 +43,7 @@ HOST = ("step_host_s", "request_host_s", "launch_s", "prefill_launch_s", "fronte
 SOFT = 0.08
 """Residual of the logarithm beyond which a row pulls like its size, not its square."""
 FOLDS = 4
-MOST_SCENARIOS = 60
+MOST_SCENARIOS = 80
 """Set-ups used of a fit with more: every n-th, so that all groups stay."""
 
 
@@ -61,8 +61,7 @@ class Defaults(Spec):
 
     parameters: tuple[str, ...]
     start: dict[str, Seconds]
-    weak_s: float
-    weak_factor: float
+    weak: dict[str, float]
 
 
 class EngineFits(Spec):
@@ -185,7 +184,7 @@ def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], fol
     if not problem.claims:
         return None
     start = start_of(one)
-    weak = {name: defaults.weak_s if name in HOST else defaults.weak_factor for name in start}
+    weak = {name: defaults.weak[name] for name in start}
     constants = minimise(problem, start, weak)
     names = sorted(set(problem.groups))
     held: list[float] = []
@@ -224,14 +223,18 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
     kept = {name: value for name, value in (yaml.safe_load(text).get("kernels") or {}).items() if value is True}
     factors = {name: round(v, 3) for name, v in fitted.constants.items() if name not in HOST}
     body = ", ".join(f"{name}: {str(v).lower() if v is True else v}" for name, v in (kept | factors).items())
+    for name in set(HOST) - set(host):
+        text = re.sub(rf"^{name}:.*\n", "", text, flags=re.M) if name in ("prefill_launch_s", "frontend_s") else text
     text = re.sub(r"^kernels:.*\n", "", text, flags=re.M)
     text = text.replace("sources:\n", f"kernels: {{{body}}}\nsources:\n", 1)
     text = re.sub(r"^  - \{fields: \[[^\]]*\], kind: calibrated,.*\n", "", text, flags=re.M)
     fields = ", ".join([*host, "kernels"])
     said = (
         f"fitted by windtunnel.evidence.fit_engines to {fitted.rows} published figures in {fitted.groups} groups "
-        f"({sources}); median error {fitted.after:.1%}, {fitted.held_out:.1%} on groups left out"
+        f"({sources}); median error {fitted.after:.1%}"
     )
+    if math.isfinite(fitted.held_out):
+        said += f", {fitted.held_out:.1%} on groups left out"
     line = f'  - {{fields: [{fields}], kind: calibrated, source: "{said}", date: "{date}"}}\n'
     path.write_text(text.replace("sources:\n", f"sources:\n{line}", 1), encoding="utf-8")
 

@@ -29,6 +29,14 @@ class NamedEngine(Spec):
     preset: str
 
 
+class NamedNode(Spec):
+    """The server that a source measured on."""
+
+    source: str = Field(description="the source begins with this")
+    accelerator: str
+    node: str
+
+
 class Names(Spec):
     """The packaged dictionary `catalogue/evidence/names.yaml`."""
 
@@ -36,6 +44,7 @@ class Names(Spec):
     models: dict[str, str]
     dtypes: dict[str, Dtype]
     engines: tuple[NamedEngine, ...]
+    nodes: tuple[NamedNode, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -75,6 +84,13 @@ def engine_named(engine: str, version: str, mode: str) -> str:
         if begins and version.startswith(entry.version) and entry.mode in ("", mode):
             return entry.preset if entry.preset in names("engines") else ""
     return ""
+
+
+@lru_cache(maxsize=4096)
+def node_named(source: str, accelerator: str) -> str:
+    """The server that a source measured an accelerator in, or an empty string for the usual one."""
+    found = (n.node for n in dictionary().nodes if source.startswith(n.source) and n.accelerator == accelerator)
+    return next(found, "")
 
 
 def _resolved(kind: str, label: str) -> str:

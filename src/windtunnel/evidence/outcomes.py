@@ -58,6 +58,7 @@ def deployment_of(scenario: Scenario, engine: EngineSpec | None = None) -> Deplo
         scenario.accelerator,
         plan=scenario.plan,
         engine=spec.model_copy(update=changed),
+        node=scenario.node or None,
     )
 
 

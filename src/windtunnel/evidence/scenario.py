@@ -32,6 +32,7 @@ class Scenario:
         requests: requests in all (offline and closed).
         length_ratio: lengths are uniform between this share of the stated one and the stated one.
         dense_dtype: number format of the weights outside the experts, where it differs.
+        node: the server, where it is not the accelerator's usual one.
         power_cap_w: limit set below the board's own; 0 for none.
         max_num_seqs, max_num_batched_tokens: engine settings that the row states; 0 for the preset's.
     """
@@ -47,6 +48,7 @@ class Scenario:
     requests: int = 0
     length_ratio: float = 1.0
     dense_dtype: str = ""
+    node: str = ""
     power_cap_w: float = 0.0
     max_num_seqs: int = 0
     max_num_batched_tokens: int = 0
@@ -57,6 +59,7 @@ class Scenario:
         return (
             self.model,
             self.accelerator,
+            self.node,
             self.engine,
             self.plan,
             self.dense_dtype,

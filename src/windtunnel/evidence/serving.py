@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 
-from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named
+from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named, node_named
 from windtunnel.evidence.scenario import Claim, Mode, Scenario
 from windtunnel.evidence.table import Row, Table
 from windtunnel.specs.fields import Dtype
@@ -150,6 +150,7 @@ def _scenario(row: Row, assumed: list[str]) -> Scenario:
         output_tokens=_length(row, "output_len", assumed),
         batch=batch,
         requests=requests,
+        node=node_named(row.text("source"), accelerator[0]),
         power_cap_w=accelerator[1],
     )
 

@@ -43,9 +43,13 @@ class NodeSpec(Spec):
     title: str = ""
     accelerator: str = Field(description="catalogue name of its accelerator")
     accelerators: int = Field(gt=0)
-    topology: Literal["switch", "mesh", "pairs", "host", "torus"] = Field(
+    topology: Literal["switch", "mesh", "pairs", "host", "pcie-switch", "torus"] = Field(
         description="switch: full bandwidth to any peer; mesh: links shared out among peers; pairs: bridged pairs; "
-        "host: over PCIe; torus: neighbours only"
+        "host: over PCIe and the host; pcie-switch: over PCIe switches, past the host; torus: neighbours only"
+    )
+    peer_access: bool = Field(
+        True, description="whether cards on the host's bus reach each other's memory; else traffic is staged through "
+        "the host's memory"
     )
     nics: int = Field(1, ge=0)
     nic_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="per network card and direction")

@@ -1,0 +1,72 @@
+"""Write the bands of end-to-end figures from the residuals of rows kept for fitting: a developer's tool.
+
+    python -m windtunnel.evidence.fit_bands SERVING.csv [INFERENCEX.csv ...] [--growth 1.1]
+
+Run it after the engines are fitted. `growth` widens the bands by what groups that no fit has seen lose; it
+follows from the fits' own held-out errors (`fit_engines` prints both).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from windtunnel.evidence.intervals import bands_of
+from windtunnel.evidence.outcomes import predict_all
+from windtunnel.evidence.score import Result
+from windtunnel.evidence.table import read_table
+from windtunnel.evidence.validate import claims_from, compare
+from windtunnel.files import write_atomic
+from windtunnel.specs.load import catalogue_folder
+
+HEAD = """# 80 % bands of end-to-end figures: measured / predicted over published results of split `fit`, by class
+# (mode, kind, engine family, where the device's constants come from). Written by windtunnel.evidence.fit_bands.
+"""
+
+
+def fit_results(paths: Sequence[Path]) -> list[Result]:
+    """Predictions of the rows that bands may be taken from."""
+    found: list[Result] = []
+    for path in paths:
+        table = read_table(path)
+        claims = claims_from(table.keep(split="fit", tier="" if table.format == "inferencex" else "A"))
+        if table.format == "serving":
+            # Watts and joules are of tier B throughout: their prompts are not in the files.
+            extra = claims_from(table.keep(split="fit", tier="B"))
+            claims += [claim for claim in extra if "power" in claim.tags["metric"] or "energy" in claim.tags["metric"]]
+        outcomes = predict_all([claim.scenario for claim in claims if claim.scenario is not None])
+        found += compare(claims, outcomes)[0]
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m windtunnel.evidence.fit_bands", description=__doc__)
+    parser.add_argument("tables", nargs="+", type=Path)
+    parser.add_argument("--growth", type=float, default=1.1)
+    parser.add_argument("--date", default="2026-11")
+    given = parser.parse_args(arguments)
+    results = fit_results(given.tables)
+    data = {
+        "growth": given.growth,
+        "datasheet": 1.5,
+        "bands": {name: one.model_dump() for name, one in bands_of(results).items()},
+        "sources": [
+            {
+                "kind": "calibrated",
+                "source": f"residuals of {len(results)} published figures of split fit",
+                "date": given.date,
+            }
+        ],
+    }
+    path = Path(str(catalogue_folder("evidence") / "bands.yaml"))
+    write_atomic(path, HEAD + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120))
+    print(f"{len(data['bands'])} bands from {len(results)} figures")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
