@@ -2,8 +2,8 @@
 
 Products are collected by number format and priced in one call of the tile model (`cost/gemm.py`).
 On top of what kernels measured alone would take stands one constant per device, the share of the
-rate that matrix units sustain under the board's power limit, and the processors that a collective
-takes from the products beside it.
+rate that dense products sustain under the board's power limit (attention, which waits for its
+exponentials, stays below it), and the processors that a collective takes from the products beside it.
 """
 
 from __future__ import annotations
@@ -47,10 +47,20 @@ class EngineHabits(Spec):
     async_tensor_backward: bool = Field(description="TP collectives of input gradients run behind weight gradients")
 
 
+class FlashRate(Spec):
+    """Rates of an older generation of FlashAttention over those of the device's newest."""
+
+    forward: float = Field(gt=0, le=1)
+    backward: float = Field(gt=0, le=1)
+
+
 class TrainingConstants(Spec):
     """Constants of training; `catalogue/training.yaml`."""
 
-    sustained: dict[str, float] = Field(description="share of the calibrated rate kept over a step, by device")
+    sustained: dict[str, dict[str, float]] = Field(
+        description="share of the calibrated rate kept over a step, by device or family and arithmetic"
+    )
+    flash: dict[str, dict[int, FlashRate]] = Field(description="older generations of FlashAttention, by family")
     attention_backward_rate: float = Field(gt=0, le=1, description="rate of attention's gradient over its forward's")
     attention_fp8_rate: float = Field(gt=0, description="rate of 8-bit attention over 16-bit")
     collective_processors: float = Field(ge=0, description="processors that a running collective takes")
@@ -65,13 +75,22 @@ def training_constants() -> TrainingConstants:
     return build(TrainingConstants, yaml.safe_load(text), "catalogue/training.yaml")
 
 
-def sustained_rate(device: Device) -> float:
+def sustained_rate(device: Device, dtype: str) -> float:
     """Share of the calibrated rate that the device keeps over a step: its own, its family's, or the default."""
     known = training_constants().sustained
     for name in (device.accelerator.name, device.accelerator.architecture, "default"):
-        if name in known:
-            return known[name]
+        found = known.get(name, {})
+        if dtype in found or "default" in found:
+            return found.get(dtype, found.get("default", 1.0))
     return 1.0
+
+
+def flash_rate(device: Device, version: int, *, backward: bool) -> float:
+    """Rate of a generation of FlashAttention over the device's newest."""
+    found = training_constants().flash.get(device.accelerator.architecture, {}).get(version)
+    if found is None:
+        return 1.0
+    return found.backward if backward else found.forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +180,7 @@ def _products(same: list[Matmul], device: Device, dtype: str) -> Floats:
         for column in columns
     )
     constants = device.constants.gemm_of(dtype)
-    compute = compute_seconds(m, n * batch, k, device, dtype, dtype) / sustained_rate(device)
+    compute = compute_seconds(m, n * batch, k, device, dtype, dtype) / sustained_rate(device, dtype)
     memory = moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
     large, small = np.maximum(compute, memory), np.minimum(compute, memory)
     blended: Floats = large * (1.0 + (small / large) ** constants.blend) ** (1.0 / constants.blend)
@@ -171,7 +190,8 @@ def _products(same: list[Matmul], device: Device, dtype: str) -> Floats:
 def attention_seconds(one: Attention, device: Device) -> Number:
     """Seconds of attention: calibrated FlashAttention, or products and the passes over the scores."""
     constants = training_constants()
-    rate = sustained_rate(device) * (constants.attention_fp8_rate if one.dtype == "fp8" else 1.0)
+    rate = constants.attention_fp8_rate if one.dtype == "fp8" else 1.0
+    rate *= flash_rate(device, one.version, backward=one.backward)
     if not one.flash:
         gemm = device.constants.gemm_of("bf16").compute_efficiency * device.peak_flops_per_s("bf16")
         scores = elementwise_seconds(one.moved_bytes, device, 6 if one.backward else 3)
@@ -185,7 +205,7 @@ def attention_seconds(one: Attention, device: Device) -> Number:
         device=device,
     )
     times = 2.5 / constants.attention_backward_rate if one.backward else 1.0
-    return call + times * (token * one.tokens + pair * one.pairs / rate) + context * one.context_tokens
+    return call + times * (token * one.tokens + pair * one.pairs) / rate + context * one.context_tokens
 
 
 def collective_seconds(one: GroupCollective, cluster: Cluster) -> Floats:

@@ -46,6 +46,7 @@ class Attention(Operator):
         backward: whether these are the gradients (five products for two, FlashAttention, section 3.1).
         flash: scores stay on the chip; otherwise they are written and read.
         dtype: arithmetic of the products.
+        version: generation of FlashAttention, 0 for the device's newest.
     """
 
     tokens: Number
@@ -58,6 +59,7 @@ class Attention(Operator):
     backward: bool = False
     flash: bool = True
     dtype: Dtype = "bf16"
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,7 @@ def attention(
     backward: bool,
     flash: bool,
     dtype: Dtype = "bf16",
+    version: int = 0,
 ) -> Attention:
     """Attention with its exact work: 2 * heads * (head_dim + v_head_dim) FLOPs per pair, forward.
 
@@ -219,4 +222,5 @@ def attention(
         backward=backward,
         flash=flash,
         dtype=dtype,
+        version=version,
     )

@@ -112,8 +112,8 @@ class Recorder:
         self, module: str, name: str, rows: Number, forward: tuple[Number, Number], backward: tuple[Number, Number]
     ) -> None:
         """An elementwise pass with (read, written) values per row, forward and backward."""
-        self.forward(module, streamed(name, rows, *forward))  # type: ignore[arg-type]
-        self.backward(streamed(f"{name}, gradient", rows, *backward))  # type: ignore[arg-type]
+        self.forward(module, streamed(name, rows, *forward))
+        self.backward(streamed(f"{name}, gradient", rows, *backward))
 
     def product(self, module: str, product: Matmul, *, trains: bool = True) -> tuple[Operator, Operator | None]:
         """A linear layer; returns its input-gradient and weight-gradient products."""
@@ -129,7 +129,7 @@ class Recorder:
         """Conversion to a narrow format, row-wise and column-wise copies (8-bit and 4-bit arithmetic only)."""
         bytes_each = DTYPE_BYTES[self.micro.dtype]
         if bytes_each < ACTIVATION_BYTES:
-            op = streamed("cast", rows, width, width * bytes_each)  # type: ignore[arg-type]
+            op = streamed("cast", rows, width, width * bytes_each)
             if forward:
                 self.forward("cast", op)
             else:
@@ -310,6 +310,7 @@ def scores(rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim:
             backward=backward,
             flash=plan.flash_attention,
             dtype=dtype,
+            version=plan.flash_version,
         )
         for backward in (False, True)
     ]
@@ -374,7 +375,7 @@ def embedding_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
     rec.stream("embedding", "embedding", micro.tokens, (h, h), (h, 2 * h))
     message = micro.tokens * h * ACTIVATION_BYTES
     kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
-    rec.send("embedding", group_collective("embedding", kind, message, "tensor", micro.tp), None)  # type: ignore[arg-type]
+    rec.send("embedding", group_collective("embedding", kind, message, "tensor", micro.tp), None)
     return LayerPhases(rec.phases.forward, rec.phases.input_gradient, rec.phases.weight_gradient, Phase())
 
 
@@ -388,13 +389,13 @@ def head_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
     norm(rec, model)
     columns = model.vocab / micro.tp
     plain = "bf16" if micro.dtype not in ("fp32", "tf32", "fp16") else micro.dtype
-    product = linear("lm head", micro.tokens, columns, model.hidden, plain)  # type: ignore[arg-type]
+    product = linear("lm head", micro.tokens, columns, model.hidden, plain)
     _, weight = rec.product("head", product, trains=not micro.plan.lora_rank)
     message = micro.tokens * model.hidden * ACTIVATION_BYTES
     kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
     if micro.plan.sequence_parallel:
         rec.send("head", group_collective("gather for lm head", "all_gather", message, "tensor", micro.tp), None)
-    sent = group_collective("lm head, gradient", kind, message, "tensor", micro.tp)  # type: ignore[arg-type]
+    sent = group_collective("lm head, gradient", kind, message, "tensor", micro.tp)
     _behind(rec.phases.weight_gradient, sent, weight, micro.async_backward)
     if micro.plan.fused_kernels:
         rec.stream("head", "loss", micro.tokens, (2 * columns, columns), (columns, columns))

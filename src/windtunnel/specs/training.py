@@ -73,6 +73,7 @@ class TrainingPlan(Spec):
         0, description="sharded over data-parallel ranks: 1 optimiser states, 2 and gradients, 3 and weights (FSDP)"
     )
     zero_group: int = Field(0, ge=0, description="ranks over which states are sharded (HSDP, MiCS); 0: all")
+    zero_weight_group: int = Field(0, ge=0, description="ranks over which ZeRO-3 shards weights; 0: as the rest")
     zero_secondary_group: int = Field(0, ge=0, description="ranks that share a second copy of weights (ZeRO++ hpZ)")
     quantized_weights_comm: bool = Field(False, description="weights gathered in 8 bits (ZeRO++ qwZ)")
     quantized_gradients_comm: bool = Field(False, description="gradients reduced in 4 bits (ZeRO++ qgZ)")
@@ -94,6 +95,7 @@ class TrainingPlan(Spec):
     offload_weights: Offload = "none"
     offload_overlap: bool = Field(False, description="offloaded updates run behind the backward pass, not after it")
     flash_attention: bool = Field(True, description="scores are never written to memory")
+    flash_version: Literal[0, 1, 2, 3] = Field(0, description="generation of FlashAttention; 0: the device's newest")
     dropout: bool = Field(False, description="dropout on embedding, attention and residuals, whose masks are kept")
     layerwise_update: bool = Field(False, description="each layer's weights updated and its gradients freed at once")
     fused_kernels: bool = Field(True, description="norms, activations, rotary embedding and loss as fused kernels")
@@ -102,6 +104,7 @@ class TrainingPlan(Spec):
     overlap_p2p: bool = Field(True, description="pipeline messages sent while other microbatches compute")
     tp_overlap: bool = Field(False, description="TP collectives split and overlapped with their products")
     moe_overlap: bool = Field(False, description="expert all-to-all overlapped with another microbatch's compute")
+    moe_dedupe: bool = Field(False, description="a token goes to a node once, however many of its experts are there")
     moe_imbalance: float = Field(1.0, ge=1, description="load of the busiest expert-parallel rank over the mean")
     cuda_graphs: bool = Field(False, description="kernels launched as captured graphs")
     lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters; 0: all weights train")

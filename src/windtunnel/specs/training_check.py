@@ -135,7 +135,8 @@ def _width_problems(job: TrainingJob) -> list[Problem]:
     if model.dense_layers and model.ffn % tp:
         message = f"TP must divide the MLP width {model.ffn}"
         found.append(_problem(message, "plan.tensor_parallel", tp, _divisors(model.ffn, tp)))
-    if chunks > model.layers:
+    # The ends may hold the embedding or the head alone.
+    if chunks > model.layers + 2 * (chunks > 2):
         message = f"PP x virtual stages = {chunks} exceeds the model's {model.layers} layers"
         found.append(_problem(message, "plan.pipeline_parallel", plan.pipeline_parallel, f"at most {model.layers}"))
     if plan.stage_layers and sum(plan.stage_layers) != model.layers:
@@ -176,19 +177,27 @@ def _expert_problems(job: TrainingJob) -> list[Problem]:
 
 def _batch_problems(job: TrainingJob) -> list[Problem]:
     batch, dp, micro = job.global_batch_sequences, job.data_parallel, job.plan.micro_batch
+    plan = job.plan
     if batch < dp:
         message = f"fewer sequences than the {dp} data-parallel ranks"
         return [_problem(message, "global_batch_sequences", batch, f"at least {dp * micro}")]
     if batch % (dp * micro):
         message = f"DP {dp} x micro_batch {micro} = {dp * micro} must divide the global batch"
         return [_problem(message, "global_batch_sequences", batch, _multiples(dp * micro, batch))]
+    count, pp = job.microbatches, plan.pipeline_parallel
+    unit = {"interleaved": pp, "dualpipe": 2}.get(plan.pipeline_schedule, 1)
+    if pp > 1 and (count % unit or (plan.pipeline_schedule == "dualpipe" and count < 2 * pp)):
+        rule = f"a multiple of PP {pp}" if unit == pp else f"even and at least twice PP {pp}"
+        message = f"the {plan.pipeline_schedule} schedule needs microbatches ({count} per rank) to be {rule}"
+        near = _multiples(unit * dp * micro, batch) if unit == pp else str(2 * pp * dp * micro)
+        return [_problem(message, "global_batch_sequences", batch, near)]
     return []
 
 
 def _zero_problems(job: TrainingJob) -> list[Problem]:
     plan, ranks = job.plan, job.data_parallel * job.plan.context_parallel
     found = []
-    for field in ("zero_group", "zero_secondary_group"):
+    for field in ("zero_group", "zero_weight_group", "zero_secondary_group"):
         group = getattr(plan, field)
         if group and ranks % group:
             message = f"must divide the {ranks} ranks that hold the same weights (DP x CP)"

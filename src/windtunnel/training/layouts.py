@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from windtunnel.cost.device import Device, device_of
-from windtunnel.cost.network import Network, network_of
+from windtunnel.cost.network import Group, Network, network_of
 from windtunnel.cost.training import (
     Cluster,
     EngineHabits,
@@ -88,7 +88,21 @@ class Layouts:
             etp=self.etp,
             plan=self.plan,
             async_backward=self.engine.async_tensor_backward,
+            dedupe=self._dedupe(),
         )
+
+    def _dedupe(self) -> Number:
+        """Copies of a token that leave for other nodes, over those without deduplication.
+
+        Of k experts drawn evenly over G nodes, k (G - 1) / G are elsewhere, on (G - 1) (1 - (1 - 1 / G)^k)
+        different nodes (expected).
+        """
+        moe = self.job.model.moe
+        if moe is None or not self.plan.moe_dedupe:
+            return 1.0
+        nodes = self.network().nodes(Group(self.ep, self.etp))
+        top = float(moe.experts_per_token)
+        return np.where(nodes > 1, nodes / top * (1.0 - (1.0 - 1.0 / nodes) ** top), 1.0)
 
 
 def layouts_of(job: TrainingJob) -> Layouts:

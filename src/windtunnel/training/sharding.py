@@ -99,7 +99,7 @@ def gather_seconds(layouts: Layouts, values: Values, *, backward: bool = False) 
     """Seconds to gather sharded weights; the backward pass may have a second copy close by."""
     plan, network = layouts.plan, layouts.network()
     each = QUANTIZED_WEIGHT_BYTES if plan.quantized_weights_comm else DTYPE_BYTES_TRAINING[plan.weight_dtype]
-    near = plan.zero_secondary_group if backward and plan.zero_secondary_group else None
+    near = (plan.zero_secondary_group if backward else 0) or plan.zero_weight_group or None
     total: Number = 0.0
     for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
         total = total + _bucketed(layouts, amount, each, copies.shards(near), network, "all_gather")

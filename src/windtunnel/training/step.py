@@ -130,7 +130,8 @@ def price(job: TrainingJob, *, timeline: bool = False) -> StepTime:
     update = max(float(optimizer_seconds(layouts, one)) for one in values)
     finished = max(end + reduce for end, (reduce, _) in zip(played.rank_end_s, ends, strict=True))
     gather = max(each for _, each in ends)
-    offload, binds = 0.0, ()
+    offload = 0.0
+    binds: tuple[str, ...] = ()
     if is_offloaded(job):
         offload, update, binds = _offloaded(job, works, update)
     total = finished + gather + update + offload + layouts.engine.step_s
