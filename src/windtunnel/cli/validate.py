@@ -65,8 +65,15 @@ def _table(source: Path, tier: str, split: str, json_path: str | None, html: str
 
 def _run_folder(source: Path, kernels: str | None, json_path: str | None, html: str | None) -> int:
     from windtunnel.errors import InputError, Problem
+    from windtunnel.evidence.runs import validate_run
+    from windtunnel.report.validate_run_text import run_report_text
 
-    raise InputError(Problem("folders of runs are not compared by this version", str(source)))
+    if html is not None:
+        raise InputError(Problem("goes with a table, not with the folder of a run", "--html", got=html))
+    answer = validate_run(source, kernels).as_dict()
+    show(run_report_text(answer, str(source)), json_path)
+    write_json(answer, json_path)
+    return DONE
 
 
 def _progress() -> Progress | None:

@@ -9,7 +9,7 @@ those; a table for fewer tokens is a slice of a longer one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -68,8 +68,9 @@ def step_surface(deployment: DeploymentSpec, kernels: MeasuredKernels | None = N
     decode_s, window_s, decode_j = _decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     mixed_s, mixed_token_s = _mixed_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     prefill_s, prefill_j = _prefill_lines(rank)
-    if engine.prefill_launch_s:
-        prefill_s = prefill_s + np.array([_token_launches(model, plan) * engine.prefill_launch_s, 0.0, 0.0, 0.0, 0.0])
+    if engine.prefill_launch_s or engine.prefill_step_s:
+        waits = engine.prefill_step_s + _token_launches(model, plan) * engine.prefill_launch_s
+        prefill_s = prefill_s + np.array([waits, 0.0, 0.0, 0.0, 0.0])
     hop_s, hop_j = _hops(deployment, rank, links, max_tokens)
     return StepSurface(
         token_s=tokens_s[: max_tokens + 1],
@@ -211,21 +212,21 @@ def _decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Flo
 
 @lru_cache(maxsize=128)
 def _mixed_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Floats, Floats]:
-    """What decode attention adds to a step with prompts, as a table like `_decode_tables`; empty when not measured."""
+    """What decode attention adds to a step with prompts, as a table like `_decode_tables`; empty when as alone."""
     requests = np.arange(max_requests + 1.0)[:, None]
     mean = context_grid(max_context)[None, :]
     total = requests * mean
     nothing = np.zeros((0, 0))
-    if rank.device.measured is None or rank.model.window_layers:
+    device, joined = rank.device, Links(rank.link, rank.link)
+    if rank.model.window_layers or not (device.measured or device.unpacked_rate):
         return nothing, nothing
     fixed, per_token = np.zeros(total.shape), np.zeros(total.shape)
     for operator in decode_operators(rank.model, rank.plan, requests, total):
-        line = rank.device.measured.decode_beside_prompts(operator) if isinstance(operator, DecodeAttention) else None
-        if line is None:
-            return nothing, nothing
-        known = ~np.isnan(line[0])
-        fixed += operator.count * np.where(known, line[0], rank.seconds([replace(operator, count=1.0)]))
-        per_token += operator.count * np.where(known, line[1], 0.0)
+        measured = device.measured if isinstance(operator, DecodeAttention) else None
+        line = measured.decode_beside_prompts(operator) if measured else None  # type: ignore[arg-type]
+        modelled = seconds_of(operator, device, joined, beside_tokens=1.0)
+        fixed += operator.count * (modelled if line is None else np.where(np.isnan(line[0]), modelled, line[0]))
+        per_token += 0.0 if line is None else operator.count * np.nan_to_num(line[1])
     fixed[0] = per_token[0] = 0.0
     return _frozen(fixed), _frozen(per_token)
 

@@ -25,6 +25,7 @@ class Device:
         provenance: `calibrated` when fitted on kernels measured on this device, `datasheet` when the
             constants are its family's.
         inherited_from: the calibration entry used when provenance is `datasheet`.
+        unpacked_rate: of the engine's attention on this architecture (see `EngineSpec`); 0: always packed.
         measured: tables that are asked before the constants; None without any.
     """
 
@@ -32,6 +33,7 @@ class Device:
     constants: KernelConstants
     provenance: str
     inherited_from: str = ""
+    unpacked_rate: float = 0.0
     measured: MeasuredKernels | None = None
 
     def peak_flops_per_s(self, dtype: str) -> float:
@@ -54,7 +56,7 @@ class Device:
 
     def __hash__(self) -> int:
         rate = self.accelerator.memory_bandwidth_bytes_per_s
-        return hash((self.accelerator.name, self.constants.name, rate, id(self.measured)))
+        return hash((self.accelerator.name, self.constants.name, rate, self.unpacked_rate, id(self.measured)))
 
 
 @cache

@@ -19,6 +19,9 @@ _NONE = KernelFactors()
 
 def device_under(device: Device, engine: EngineSpec) -> Device:
     """The device as the engine's kernels use it."""
+    rate = engine.unpacked_rate.get(device.accelerator.architecture, 0.0)
+    if rate:
+        device = replace(device, unpacked_rate=rate)
     if engine.kernels == _NONE:
         return device
     accelerator = device.accelerator

@@ -115,11 +115,17 @@ def seconds_of(operator: Operator, device: Device, links: Links, beside_tokens: 
         beside_tokens: prompt tokens in the same step, for decode attention that was measured with them.
     """
     found = device.measured.seconds(operator, beside_tokens) if device.measured else None
-    if found is None:
-        return modelled_seconds(operator, device, links)
-    if np.isnan(found).any():
-        return np.where(np.isnan(found), modelled_seconds(operator, device, links), found)
-    return found
+    if found is not None and not np.isnan(found).any():
+        return found
+    modelled = modelled_seconds(operator, device, links) * beside_prompts(operator, device, beside_tokens)
+    return modelled if found is None else np.where(np.isnan(found), modelled, found)
+
+
+def beside_prompts(operator: Operator, device: Device, beside_tokens: float) -> float:
+    """How many times longer decode attention takes in a step that holds prompts (see `EngineSpec.unpacked_rate`)."""
+    if not beside_tokens or not device.unpacked_rate or not isinstance(operator, DecodeAttention):
+        return 1.0
+    return max(1.0, operator.q_heads / operator.kv_heads / device.unpacked_rate)
 
 
 @singledispatch

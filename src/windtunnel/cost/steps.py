@@ -162,7 +162,7 @@ def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...]) -
     mine = [row for row in rows if row.operator.part == "tokens"]
     launches = launches_of(row.operator for row in mine)
     prefill = any(row.operator.part == "prefill" for row in rows)
-    wait = engine.step_device_s + (launches * engine.prefill_launch_s if prefill else 0.0)
+    wait = engine.step_device_s + (engine.prefill_step_s + launches * engine.prefill_launch_s if prefill else 0.0)
     if not engine.graphs:
         wait += max(0.0, launches * engine.launch_s - sum(row.seconds for row in mine))
     return wait

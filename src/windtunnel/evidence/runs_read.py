@@ -172,7 +172,9 @@ def _workload(
     order = np.argsort(arrival_s, kind="stable")
     plain = request_table(arrival_s[order], tokens["input_toks"][order], tokens["output_toks"][order])
     name = str(meta.get("dataset_path") or "")
-    path = next((above / name for above in (folder, *folder.resolve().parents) if name and (above / name).is_file()), None)
+    path = next(
+        (above / name for above in (folder, *folder.resolve().parents) if name and (above / name).is_file()), None
+    )
     if path is None:
         return plain, "the workload's file is not beside the run: prompts are taken to share nothing"
     given = read_trace(path)

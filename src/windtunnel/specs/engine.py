@@ -65,6 +65,17 @@ class EngineSpec(Spec):
         ge=0,
         description="host time per kernel of a step that holds a prompt, where only decode steps are captured",
     )
+    prefill_step_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="time that the device waits in a step that holds a prompt, where only decode steps are captured",
+    )
+    unpacked_rate: dict[str, float] = Field(
+        default_factory=dict,
+        description="rate at which decode attention beside a prompt reads keys and values, relative to the memory "
+        "bandwidth, by architecture: where the attention kernel packs the query heads of a KV head only in steps "
+        "without prompts, it reads them once per query head",
+    )
     step_device_s: Seconds = Field(
         0.0,
         ge=0,

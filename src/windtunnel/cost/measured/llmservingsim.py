@@ -52,8 +52,19 @@ IN_ATTENTION = frozenset({"kv write"})
 """The attention layer writes the cache itself."""
 IN_EXPERTS = frozenset({"router", "top-k"})
 """The profile's expert layer routes its tokens itself."""
-SKEW_COLUMNS = tuple(
-    ["n", "nb", "ratio", "skew", "pc", "kp", "kvs", "kv_big", "kv_mean", "t_mean_us", "t_max_us", "t_skew_us"]
+SKEW_COLUMNS = (
+    "n",
+    "nb",
+    "ratio",
+    "skew",
+    "pc",
+    "kp",
+    "kvs",
+    "kv_big",
+    "kv_mean",
+    "t_mean_us",
+    "t_max_us",
+    "t_skew_us",
 )
 
 
