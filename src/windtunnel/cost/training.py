@@ -131,7 +131,7 @@ class PhaseSeconds:
     tensor: Number = 0.0
     context: Number = 0.0
     expert: Number = 0.0
-    kernels: float = 0.0
+    kernels: Number = 0.0
     flops: Number = 0.0
     moved_bytes: Number = 0.0
     sent_bytes: Number = 0.0
@@ -239,7 +239,7 @@ def _phase(phase: Phase, seconds: dict[int, Number], cluster: Cluster) -> PhaseS
     total = PhaseSeconds()
     for one in phase.compute:
         total.compute = total.compute + seconds[id(one)]
-        total.kernels += one.kernels if isinstance(one, Elementwise) else 1.0
+        total.kernels = total.kernels + launches(one)
         total.flops = total.flops + one.flops
         total.moved_bytes = total.moved_bytes + one.moved_bytes
     expert: Number = 0.0
@@ -260,6 +260,13 @@ def _phase(phase: Phase, seconds: dict[int, Number], cluster: Cluster) -> PhaseS
         total.expert = total.expert + beside_seconds(total.compute, expert, cluster.contention) - total.compute
     total.sent_bytes = sum((one.message_bytes for one in phase.operators), start=np.float64(0.0))
     return total
+
+
+def launches(one: Operator) -> Number:
+    """Kernels that the host launches for an operator: a grouped product is one per group."""
+    if isinstance(one, Elementwise):
+        return float(one.kernels)
+    return one.batch if isinstance(one, Matmul) else 1.0
 
 
 def _add(total: PhaseSeconds, sent: GroupCollective, seconds: Number) -> None:

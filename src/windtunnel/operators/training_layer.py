@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from windtunnel.operators.collective import Kind
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
 from windtunnel.operators.training import (
@@ -109,11 +110,17 @@ class Recorder:
             self.phases.input_gradient.exposed.append(backward)
 
     def stream(
-        self, module: str, name: str, rows: Number, forward: tuple[Number, Number], backward: tuple[Number, Number]
+        self,
+        module: str,
+        name: str,
+        rows: Number,
+        forward: tuple[Number, Number],
+        backward: tuple[Number, Number],
+        kernels: int = 1,
     ) -> None:
         """An elementwise pass with (read, written) values per row, forward and backward."""
-        self.forward(module, streamed(name, rows, *forward))
-        self.backward(streamed(f"{name}, gradient", rows, *backward))
+        self.forward(module, streamed(name, rows, *forward, kernels))
+        self.backward(streamed(f"{name}, gradient", rows, *backward, kernels))
 
     def product(self, module: str, product: Matmul, *, trains: bool = True) -> tuple[Operator, Operator | None]:
         """A linear layer; returns its input-gradient and weight-gradient products."""
@@ -180,11 +187,18 @@ def residual(rec: Recorder, hidden: int) -> None:
     rec.stream("residual", "residual", rec.micro.rows, (2 * hidden, hidden), (2 * hidden, hidden))
 
 
-def column_linear(rec: Recorder, module: str, name: str, n: Number, k: int, *, trains: bool = True) -> None:
-    """A product whose columns are sharded over TP: its input is gathered, its input gradient reduced."""
+def column_linear(
+    rec: Recorder, module: str, name: str, n: Number, k: int, *, trains: bool = True, sends: bool = True
+) -> None:
+    """A product whose columns are sharded over TP: its input is gathered, its input gradient reduced.
+
+    With `sends` off it reads an input that is gathered already, and its gradient joins that one's.
+    """
     m = rec.micro
     product = linear(name, m.tokens, n, k, m.dtype)
     back, weight = rec.product(module, product, trains=trains)
+    if not sends:
+        return
     message = m.tokens * k * ACTIVATION_BYTES
     host = rec.phases.input_gradient if weight is None else rec.phases.weight_gradient
     if m.plan.sequence_parallel:
@@ -199,11 +213,16 @@ def column_linear(rec: Recorder, module: str, name: str, n: Number, k: int, *, t
     _behind(host, scatter, weight, m.async_backward)
 
 
-def row_linear(rec: Recorder, module: str, name: str, n: int, k: Number) -> None:
-    """A product whose rows are sharded over TP: its output is reduced, its output gradient gathered."""
+def row_linear(rec: Recorder, module: str, name: str, n: int, k: Number, *, sends: bool = True) -> None:
+    """A product whose rows are sharded over TP: its output is reduced, its output gradient gathered.
+
+    With `sends` off its output is added to another product's before that one's is reduced.
+    """
     m = rec.micro
     product = linear(name, m.tokens, n, k, m.dtype)
     back, _ = rec.product(module, product, trains=not m.plan.lora_rank)
+    if not sends:
+        return
     message = m.tokens * n * ACTIVATION_BYTES
     if not m.plan.sequence_parallel:
         rec.send(module, group_collective(f"reduce from {name}", "all_reduce", message, "tensor", m.tp), None)
@@ -374,7 +393,7 @@ def embedding_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
     h = model.hidden
     rec.stream("embedding", "embedding", micro.tokens, (h, h), (h, 2 * h))
     message = micro.tokens * h * ACTIVATION_BYTES
-    kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
+    kind: Kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
     rec.send("embedding", group_collective("embedding", kind, message, "tensor", micro.tp), None)
     return LayerPhases(rec.phases.forward, rec.phases.input_gradient, rec.phases.weight_gradient, Phase())
 
@@ -392,7 +411,7 @@ def head_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
     product = linear("lm head", micro.tokens, columns, model.hidden, plain)
     _, weight = rec.product("head", product, trains=not micro.plan.lora_rank)
     message = micro.tokens * model.hidden * ACTIVATION_BYTES
-    kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
+    kind: Kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
     if micro.plan.sequence_parallel:
         rec.send("head", group_collective("gather for lm head", "all_gather", message, "tensor", micro.tp), None)
     sent = group_collective("lm head, gradient", kind, message, "tensor", micro.tp)

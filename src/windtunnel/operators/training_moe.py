@@ -8,12 +8,17 @@ busiest rank holds everybody up.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number
 from windtunnel.operators.training import group_collective, linear
 from windtunnel.operators.training_layer import Recorder, activation, dense_mlp
 from windtunnel.specs.model import ModelSpec
+
+ROUTING_KERNELS = 24
+PERMUTE_KERNELS = 8
+"""Kernels of choosing experts (scores, normalisation, choice, counts, auxiliary loss) and of laying out tokens
+(counts to offsets, sort, gather), as the public dispatchers of Megatron Core launch them."""
 
 
 def routed_mlp(rec: Recorder, model: ModelSpec) -> None:
@@ -25,7 +30,9 @@ def routed_mlp(rec: Recorder, model: ModelSpec) -> None:
     top = moe.experts_per_token
     rec.product("moe", linear("router", own, moe.experts, h, "bf16"), trains=not m.plan.lora_rank)
     # Scores are widened to fp32, normalised, the best chosen and sorted: passes over (tokens, experts).
-    rec.stream("moe", "routing", own, (6 * moe.experts, 4 * moe.experts), (4 * moe.experts, 2 * moe.experts))
+    rec.stream(
+        "moe", "routing", own, (6 * moe.experts, 4 * moe.experts), (4 * moe.experts, 2 * moe.experts), ROUTING_KERNELS
+    )
     if moe.shared_ffn:
         dense_mlp(rec, model, moe.shared_ffn, "moe")
     copies = own * top
@@ -40,7 +47,7 @@ def permute(rec: Recorder, name: str, own: Number, hidden: int, top: int) -> Non
     """Tokens laid out by expert, or gathered back and summed: each copy is read and written once."""
     spread, met = (hidden, top * hidden), (top * hidden, hidden)
     forward, backward = (spread, met) if name.startswith("dispatch") else (met, spread)
-    rec.stream("moe", name, own, forward, backward)
+    rec.stream("moe", name, own, forward, backward, PERMUTE_KERNELS)
 
 
 def exchange(rec: Recorder, sent_bytes: Number) -> None:
@@ -52,7 +59,7 @@ def exchange(rec: Recorder, sent_bytes: Number) -> None:
     m = rec.micro
     for name in ("dispatch", "combine"):
         sent = group_collective(name, "all_to_all", sent_bytes * m.plan.moe_imbalance, "expert", m.ep)
-        sent = _with_dedupe(sent, m.dedupe)
+        sent = replace(sent, dedupe=m.dedupe)
         if m.plan.moe_overlap:
             rec.phases.forward.behind.append((sent, rec.phases.forward.compute[-1]))
             rec.phases.input_gradient.behind.append((sent, rec.phases.input_gradient.compute[-1]))
@@ -65,12 +72,6 @@ def exchange(rec: Recorder, sent_bytes: Number) -> None:
     scatter = group_collective("scatter within expert", "reduce_scatter", whole, "tensor", m.etp)
     rec.send("moe", gather, gather)
     rec.send("moe", scatter, scatter)
-
-
-def _with_dedupe(sent: Any, dedupe: Number) -> Any:
-    from dataclasses import replace
-
-    return replace(sent, dedupe=dedupe)
 
 
 def grouped_products(rec: Recorder, model: ModelSpec, rows: Number) -> None:
