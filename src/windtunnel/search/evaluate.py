@@ -41,6 +41,7 @@ def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSett
         watermark=engine.watermark,
         scheduler=engine.scheduler,
         options=engine.scheduler_options,
+        eviction=engine.eviction,
         host_blocks=int(engine.scheduler_options.swap_space_bytes / block_bytes),
         swap_block_s=block_bytes / deployment.accelerator.host_link_bytes_per_s,
     )

@@ -51,7 +51,7 @@ def seat(world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cells
     replica.head_row = take_row(replica, slots)
     replica.head_request = -1
     for position in range(hits):
-        touch(replica, blocks, cells[row, position].block)
+        touch(world, replica, blocks, cells[row, position].block)
     slots[row].blocks = hits
     slots[row].cached_blocks = hits
     slots[row].start = hits * world.block_size

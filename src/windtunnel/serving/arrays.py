@@ -13,11 +13,13 @@ from windtunnel.cost.surface import StepSurface
 from windtunnel.errors import Problem, SpecError
 from windtunnel.serving import state
 from windtunnel.serving.drafting import make_book, write_drafting
+from windtunnel.serving.eviction import KINDS
+from windtunnel.serving.foresight import foresee
 from windtunnel.serving.jit import rows
 from windtunnel.serving.preparation import prepare
 from windtunnel.serving.routing import ROUTERS
 from windtunnel.serving.schedulers import SCHEDULERS
-from windtunnel.serving.settings import SchedulerSettings
+from windtunnel.serving.settings import EVICTIONS, SchedulerSettings
 from windtunnel.workload.table import AFTER_ANY, AT_ARRIVAL, RequestTable
 
 Array = npt.NDArray[Any]
@@ -107,6 +109,13 @@ def build(
         else np.zeros((replicas, 1)),
     )
     prepare(arrays, workload, surface, settings)
+    if settings.evicting:
+        world["eviction"] = EVICTIONS.index(settings.eviction)
+        plain = arrays.segments
+        arrays.segments = np.zeros(len(plain), dtype=state.FORESEEN_SEGMENT)
+        arrays.segments["content"], arrays.segments["tokens"] = plain["content"], plain["tokens"]
+        if settings.eviction == "belady":
+            arrays.segments = foresee(world, requests, arrays.segments, settings.block_size)
     return arrays
 
 
@@ -233,8 +242,8 @@ def _cache_arrays(
     if not settings.enable_prefix_caching:
         return np.zeros((replicas, 1), dtype=state.BLOCK), np.zeros((replicas, 1, 1), dtype=state.CELL), 0
     count = settings.num_blocks
-    size = 1 << (2 * count - 1).bit_length()
-    blocks = np.zeros((replicas, size), dtype=state.BLOCK)
+    size = max(1 << (2 * count - 1).bit_length(), KINDS)
+    blocks = np.zeros((replicas, size), dtype=state.EVICTED_BLOCK if settings.evicting else state.BLOCK)
     ids = np.arange(count, dtype=np.int32)
     blocks["next"][:, :count] = np.roll(ids, -1)
     blocks["prev"][:, :count] = np.roll(ids, 1)

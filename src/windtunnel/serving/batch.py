@@ -105,7 +105,7 @@ def vacate(world: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells:
     """The slot's request leaves: its blocks and the slot become free."""
     slot = slots[row]
     if world.prefix:
-        release(replica, blocks, cells[row], slot.blocks)
+        release(world, replica, blocks, cells[row], slot.blocks)
     else:
         replica.free_blocks += held_blocks(world, replica, slot)
     if slot.state == DECODE:

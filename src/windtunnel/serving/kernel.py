@@ -39,13 +39,15 @@ from windtunnel.serving.schedulers import scheduler_info
 
 _ROOT = "windtunnel.serving."
 _HERE = Path(__file__).parent
+_EVICTING = {"kv_cache": "eviction"}
+"""... in the prefix cache with an order of eviction of its own."""
 _AHEAD = {"composer": "ahead.compose", "ending": "ahead.ending", "timing": "ahead.timing"}
 """What stands in the place of what in the vLLM scheduler that composes ahead or with drafts."""
 _SHARED = ("state", "jit", "plain")
 """Modules without anything to specialise."""
 
 _LOCK = threading.Lock()
-_KERNELS: dict[tuple[str, bool, bool], Kernel] = {}
+_KERNELS: dict[tuple[str, str], Kernel] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,13 @@ class Kernel:
     compiled: bool
 
 
-def kernel(scheduler: str = "vllm", *, ahead: bool = False, compiled: bool = True) -> Kernel:
+def kernel(scheduler: str = "vllm", *, ahead: bool = False, evicting: bool = False, compiled: bool = True) -> Kernel:
     """The event loop of a scheduler, made on first use.
 
     Args:
         scheduler: a name of `schedulers.SCHEDULERS`.
         ahead: the loop for asynchronous scheduling or speculative tokens (of `vllm`).
+        evicting: the loop whose prefix cache evicts in another order than least recently used.
         compiled: False for plain Python (NUMBA_DISABLE_JIT=1 makes all of them plain).
 
     Raises:
@@ -70,21 +73,21 @@ def kernel(scheduler: str = "vllm", *, ahead: bool = False, compiled: bool = Tru
     info = scheduler_info(scheduler)
     compiled = compiled and not DISABLED
     with _LOCK:
-        if (info.module, ahead, compiled) not in _KERNELS:
-            swapped = _AHEAD if ahead else {"composer": info.module}
-            _KERNELS[info.module, ahead, compiled] = Kernel(_run_loop(info.module, swapped, ahead, compiled), compiled)
-        return _KERNELS[info.module, ahead, compiled]
+        kind = f"{'ahead_' * ahead}{'evicting_' * evicting}{'compiled' if compiled else 'plain'}"
+        if (info.module, kind) not in _KERNELS:
+            swapped = (_AHEAD if ahead else {"composer": info.module}) | (_EVICTING if evicting else {})
+            _KERNELS[info.module, kind] = Kernel(_run_loop(info.module, swapped, kind), compiled)
+        return _KERNELS[info.module, kind]
 
 
-def _run_loop(module: str, swapped: dict[str, str], ahead: bool, compiled: bool) -> Any:
-    if compiled and module == "vllm" and not ahead:
+def _run_loop(module: str, swapped: dict[str, str], kind: str) -> Any:
+    if module == "vllm" and kind == "compiled":
         from windtunnel.serving.loop import run_loop
 
         return run_loop
-    swapped = swapped if compiled else {**swapped, "jit": "plain"}
-    kind = ("ahead_" if ahead else "") + ("compiled" if compiled else "plain")
-    name = f"{_ROOT}kernels.{module.rpartition('.')[2]}_{kind}"
-    return _Instance(name, swapped).module("loop").run_loop
+    if kind.endswith("plain"):
+        swapped = swapped | {"jit": "plain"}
+    return _Instance(f"{_ROOT}kernels.{module.rpartition('.')[2]}_{kind}", swapped).module("loop").run_loop
 
 
 @dataclass(slots=True)

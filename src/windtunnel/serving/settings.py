@@ -11,7 +11,11 @@ from windtunnel.serving.schedulers import SCHEDULERS, SchedulerInfo, scheduler_i
 from windtunnel.specs.scheduler import SchedulerOptions
 
 Policy = Literal["fcfs", "priority"]
+Eviction = Literal["lru", "lfu", "belady", "learned"]
 OverLength = Literal["reject", "truncate"]
+
+EVICTIONS: tuple[Eviction, ...] = ("lru", "lfu", "belady", "learned")
+"""Orders in which cached blocks are evicted; the place is the number that the kernel knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class SchedulerSettings:
         block_size: tokens of one KV block.
         enable_chunked_prefill: whether a prompt may be spread over several steps.
         enable_prefix_caching: whether full blocks of equal content are shared.
+        eviction: which cached blocks make room: `lru` (as vLLM), `lfu`, `belady` (the oracle that knows
+            the workload) or `learned` (see `windtunnel.serving.eviction`).
         policy: `fcfs`, or `priority` (smaller value first, then arrival).
         long_prefill_token_threshold: most prompt tokens of one request in one step while
             others are present; 0 for no limit.
@@ -55,6 +61,7 @@ class SchedulerSettings:
     options: SchedulerOptions = field(default_factory=SchedulerOptions)
     host_blocks: int = 0
     swap_block_s: float = 0.0
+    eviction: Eviction = "lru"
     async_scheduling: bool = False
     drafting: Drafting | None = None
 
@@ -72,6 +79,11 @@ class SchedulerSettings:
     def spare_tokens(self) -> int:
         """Tokens beyond a request's own for which it may hold KV blocks at its end."""
         return self.drafting.spare_tokens if self.drafting is not None else 0
+
+    @property
+    def evicting(self) -> bool:
+        """Whether the prefix cache evicts in another order than least recently used."""
+        return self.enable_prefix_caching and self.eviction != "lru"
 
     @property
     def swaps(self) -> bool:
@@ -153,6 +165,9 @@ def _scheduler_problems(settings: SchedulerSettings, info: SchedulerInfo) -> lis
                 got=str(settings.host_blocks),
             )
         )
+    if settings.eviction not in EVICTIONS:
+        allowed = ", ".join(EVICTIONS)
+        problems.append(Problem("unknown eviction", path="eviction", got=repr(settings.eviction), allowed=allowed))
     if settings.swap_block_s < 0:
         problems.append(Problem("must not be negative", path="swap_block_s", got=str(settings.swap_block_s)))
     return problems

@@ -59,7 +59,8 @@ def simulate(
     if hooks is not None:
         for field in fields(hooks):
             world[f"hook_{field.name}"] = getattr(hooks, field.name)
-    status = execute(arrays, kernel(settings.scheduler, ahead=settings.ahead, compiled=compiled))
+    loop = kernel(settings.scheduler, ahead=settings.ahead, evicting=settings.evicting, compiled=compiled)
+    status = execute(arrays, loop)
     return _simulation(workload, settings, arrays, _STOPS[status])
 
 

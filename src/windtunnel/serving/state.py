@@ -56,6 +56,7 @@ WORLD = _dtype(
         "draft_step_s draft_prefill_step_s draft_prefill_token_s draft_prefill_pair_s draft_prefill_read_s",
     ),
     draft_energy=(_f, "draft_w"),
+    cache=(_i, "eviction"),
     hooks=(_i, "hook_order hook_victim hook_chunk hook_admit hook_route"),
 )
 
@@ -64,6 +65,7 @@ REQUEST = _dtype(
     lengths=(_i, "prompt output tie after segment segment_end output_id fits"),
     times=(_f, "scheduled_s first_token_s finish_s"),
     counts=(_i, "generated preemptions cached replica stale swapped kept"),
+    future=(_i, "first_block"),
     links=(_i, "next child first_successor next_successor heap any_row"),
     who=(_i, "priority"),
     own=(_h, "tenant level"),
@@ -80,6 +82,8 @@ REPLICA = _dtype(
     prefill=(_i, "step_prefill_tokens step_pairs step_window_pairs step_read step_computed"),
     totals=(_i, "steps tokens preemptions min_free in_flight first_batch active"),
     loop=(_i, "event pending log_row finished"),
+    cache=(_i, "evictable era turn"),
+    idle=(_f, "idle_s idle_ends reuses"),
     drafts=(_i, "step_drafters step_drafters_context step_drafts"),
 )
 
@@ -89,8 +93,19 @@ SLOT = _dtype(
 )
 
 BLOCK = _dtype(lists=(_h, "prev next refs bucket same_prev same_next"), content=(_i, "key"))
-CELL = np.dtype([("key", _i), ("block", _h), ("spare", _h)])
+EVICTED_BLOCK = np.dtype(
+    [
+        *BLOCK.descr,
+        *((name, _f) for name in ("score", "since_s", "class_idle_s", "class_reuses")),
+        *((name, _h) for name in ("uses", "again", "place", "heap", "kind", "era")),
+        ("turn", _i),
+    ]
+)
+"""A block with what `eviction.py` keeps of it."""
+CELL = np.dtype([("key", _i), ("block", _h), ("again", _h)])
 SEGMENT = np.dtype([("content", _i), ("tokens", _i)])
+FORESEEN_SEGMENT = np.dtype([*SEGMENT.descr, ("again", _i)])
+"""A segment, and beside it (rows of their own, from `REQUEST.first_block`) who uses each block's content next."""
 BATCH = np.dtype([("end_s", _f), ("entries", _i), ("log_row", _i)])
 ENTRY = np.dtype([("request", _i), ("row", _i), ("epoch", _i), ("samples", _i)])
 

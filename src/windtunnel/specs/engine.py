@@ -49,6 +49,9 @@ class EngineSpec(Spec):
     max_num_batched_tokens: int = Field(2048, ge=1, description="token budget of a step")
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
+    eviction: Literal["lru", "lfu", "belady", "learned"] = Field(
+        "lru", description="which cached blocks make room; belady knows the workload and bounds the others"
+    )
     long_prefill_token_threshold: int = Field(0, ge=0, description="longest prefill chunk; 0 means no limit of its own")
     policy: Literal["fcfs", "priority"] = "fcfs"
     block_size: int = Field(16, ge=1, description="tokens in a KV block")
