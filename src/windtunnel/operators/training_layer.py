@@ -259,7 +259,9 @@ def dense_mlp(rec: Recorder, model: ModelSpec, ffn: int, module: str) -> None:
     width = ffn / m.tp
     gate = 2 if model.gated_mlp else 1
     trains = not m.plan.lora_rank
-    column_linear(rec, module, "mlp up", gate * width, model.hidden, trains=trains)
+    # Side by side with attention it reads the same gathered input, and both outputs are reduced as one.
+    together = model.parallel_attention
+    column_linear(rec, module, "mlp up", gate * width, model.hidden, trains=trains, sends=not together)
     activation(rec, m.tokens, width, gated=model.gated_mlp)
     rec.cast(m.tokens, model.hidden, forward=False)
     row_linear(rec, module, "mlp down", model.hidden, width)
@@ -296,7 +298,7 @@ def _grouped_query(rec: Recorder, model: ModelSpec) -> None:
     rec.cast(m.tokens, q_heads * dim, forward=True)
     rec.cast(m.tokens, width, forward=False)
     rec.cast(m.tokens, h, forward=False)
-    row_linear(rec, "projection", "attention output", h, q_heads * dim)
+    row_linear(rec, "projection", "attention output", h, q_heads * dim, sends=not model.parallel_attention)
 
 
 def _pairs(m: Microbatch, window_tokens: int = 0) -> Number:

@@ -71,7 +71,9 @@ def _shards(layout: MemoryLayout, matrix: Matrix, stage: int) -> Number:
     """Ranks that a ZeRO stage shards a matrix over."""
     if layout.plan.zero_stage < stage:
         return 1.0
-    return layout.expert_zero_ranks if matrix.routed else layout.zero_ranks
+    ranks = layout.expert_zero_ranks if matrix.routed else layout.zero_ranks
+    near = layout.plan.zero_weight_group
+    return np.minimum(near, ranks) if near and stage == 3 else ranks
 
 
 def _unsharded(layout: MemoryLayout) -> Number:
@@ -89,7 +91,8 @@ def _weight_bytes(layout: MemoryLayout, matrix: Matrix) -> Number:
         each = DTYPE_BYTES_TRAINING[plan.lora_base_dtype] if matrix.kind == "linear" else 2.0
     elif plan.weight_dtype == "int8" and matrix.kind != "linear":
         each = 2.0
-    if plan.zero_stage == 3 and layout.habits.sharded_master and plan.master_weights and not plan.lora_rank:
+    one_copy = layout.habits.sharded_master and plan.master_weights and not plan.lora_rank
+    if plan.zero_stage == 3 and one_copy and not plan.zero_weight_group:
         return 0.0 * matrix.values
     return matrix.values * each / _shards(layout, matrix, 3)
 
