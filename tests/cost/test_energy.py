@@ -38,7 +38,7 @@ def test_power_stays_between_idle_and_the_limit(plan: PlanSpec) -> None:
 
 def test_prefill_draws_more_than_decode() -> None:
     prefill, decode = (price_step(LLAMA, batch) for batch in (prefill_batch([(0, 8192)]), decode_batch(32, 1000)))
-    assert prefill.joules / prefill.total_s > 1.3 * decode.joules / decode.total_s
+    assert prefill.joules / prefill.total_s > 1.1 * decode.joules / decode.total_s
 
 
 def test_joules_of_a_product() -> None:

@@ -200,7 +200,7 @@ def _decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Flo
 
     def joules(count: float, context: float, window: float) -> float:
         operators = decode_operators(model, plan, count, context) + decode_window_operators(model, plan, count, window)
-        return float(rank.joules(operators))
+        return float(rank.joules(operators) + rank.energy.active_w * rank.seconds(operators))
 
     _, per_request, per_token, per_window = _line(joules, 3)
     drawn = requests * (per_request + per_token * mean)

@@ -1,10 +1,11 @@
 """Energy of operators and steps.
 
     joules = flops * compute_share * W / peak(format) + bytes * memory_share * W / bandwidth
-           + bytes sent * link_share * W / link rate,      W = max_w - idle_w
+           + bytes sent * link_share * W / link rate
+           + seconds * active_share * W,      W = max_w - idle_w
 
-on top of idle power at all times. The shares are assumptions, kept with their sources in
-`catalogue/energy.yaml`. A part of a step never draws more than W for as long as it takes: joules
+on top of idle power at all times: `active_share` is what raised clocks draw whenever kernels run. The
+shares are kept with their sources in `catalogue/energy.yaml`. A part of a step never draws more than W for as long as it takes: joules
 above that are cut, which stands for a power cap that does not stretch the step.
 """
 
@@ -33,6 +34,7 @@ class EnergyShares(Spec):
 
     compute_share: float = Field(gt=0, le=1, description="matrix units at peak")
     memory_share: float = Field(gt=0, le=1, description="device memory at full bandwidth")
+    active_share: float = Field(0.0, ge=0, le=1, description="clocks raised and kernels running, whatever they do")
     link_share: float = Field(ge=0, le=1, description="links to other accelerators at full rate")
     sources: tuple[Source, ...] = ()
 
@@ -54,6 +56,7 @@ class Energy:
         byte_j: joules per byte read from or written to device memory.
         link_byte_j: joules per byte sent to a peer.
         compute_w: power above idle of the matrix units at peak.
+        active_w: power above idle whenever kernels run.
         kind: where the constants come from.
     """
 
@@ -62,7 +65,8 @@ class Energy:
     byte_j: float
     link_byte_j: float
     compute_w: float
-    kind: str = "assumed"
+    active_w: float = 0.0
+    kind: str = "calibrated"
 
     def flop_j(self, dtype: str) -> float:
         """Joules per FLOP in a number format."""
@@ -79,6 +83,7 @@ def energy_of(device: Device, link: Link) -> Energy:
         byte_j=shares.memory_share * envelope / device.bandwidth_bytes_per_s,
         link_byte_j=shares.link_share * envelope / link.bytes_per_s,
         compute_w=shares.compute_share * envelope,
+        active_w=shares.active_share * envelope,
     )
 
 
@@ -94,8 +99,8 @@ def joules_of(operator: Operator, energy: Energy) -> Number:
 
 
 def capped(joules: Floats, seconds: Floats, energy: Energy) -> Floats:
-    """Joules of one rank, cut at the most it can draw above idle in that time."""
-    return np.asarray(np.minimum(joules, energy.dynamic_w * seconds))
+    """Joules of one rank that is active for some time, cut at the most it can draw above idle in that time."""
+    return np.asarray(np.minimum(joules + energy.active_w * seconds, energy.dynamic_w * seconds))
 
 
 def static_watts(deployment: DeploymentSpec) -> float:

@@ -174,5 +174,6 @@ def _rank_joules(rows: tuple[OperatorCost, ...], energy: Energy) -> float:
     for part in (*BODY, "sampled", "hop"):
         mine = [row for row in rows if row.operator.part == part]
         joules = sum(row.operator.count * row.joules for row in mine)
-        total += min(joules, energy.dynamic_w * sum(row.seconds for row in mine))
+        seconds = sum(row.seconds for row in mine)
+        total += min(joules + energy.active_w * seconds, energy.dynamic_w * seconds)
     return total

@@ -164,6 +164,10 @@ def plan_of(row: Row, model: str, accelerator: str, assumed: list[str]) -> PlanS
             raise NotExpressedError("neither layout nor number of accelerators is stated")
         tp = max(1, total // (pp * dp))
         assumed.append(f"layout not stated: TP{tp}")
+    if ep > tp * dp and total == ep * pp:
+        # Only the experts' spread is stated; engines then run attention over the same ranks.
+        assumed.append(f"attention's layout not stated: TP{ep}")
+        tp, dp = ep, 1
     weights = dtype_named(row.text("dtype_weights"), "bf16")
     kv = dtype_named(row.text("dtype_kv"), "bf16")
     if weights is None or kv is None:

@@ -103,6 +103,7 @@ class StepPricer:
             device_s = device_s + prompts * launches_of(body) * engine.prefill_launch_s
         ranks = d.plan.ranks_per_stage
         joules = ranks * self._joules(body + attention + head + hops)
+        joules = joules + d.plan.accelerators_per_replica * self._energy.active_w * device_s
         device_s = self._stretched(np.broadcast_to(device_s, shape), joules)
         seconds = device_s + engine.step_host_s + engine.request_host_s * requests
         return Steps(seconds, np.minimum(np.broadcast_to(joules, shape), self._most_w * seconds))
