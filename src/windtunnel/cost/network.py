@@ -80,6 +80,8 @@ class Network:
         in_network_bytes_per_s: rate at which the scale-up switch reduces; 0 when it does not.
         shared_links: ranks of a node share out their links among peers (a mesh), so that a group
             of a few uses only some of them.
+        package: neighbouring ranks in one package (dies), joined by a link of their own; 1 without.
+        package_bytes_per_s: rate of that link, as large messages reach it.
     """
 
     domain: int
@@ -89,6 +91,8 @@ class Network:
     over_host: bool = False
     in_network_bytes_per_s: float = 0.0
     shared_links: bool = False
+    package: int = 1
+    package_bytes_per_s: float = 0.0
 
     def per_node(self, group: Group) -> Floats:
         """Ranks of the group in one node."""
@@ -103,9 +107,13 @@ class Network:
     def inside_rate(self, group: Group) -> Floats:
         """Rate of a rank to its peers of the group inside the node."""
         here = self.per_node(group)
+        rate = np.full_like(here, self.inside_bytes_per_s)
         if self.shared_links and self.domain > 1:
-            return self.inside_bytes_per_s * np.maximum(here - 1.0, 1.0) / (self.domain - 1.0)
-        return np.full_like(here, self.inside_bytes_per_s)
+            rate = self.inside_bytes_per_s * np.maximum(here - 1.0, 1.0) / (self.domain - 1.0)
+        if self.package_bytes_per_s:
+            near = np.asarray(group.size) * np.asarray(group.stride) <= self.package
+            rate = np.where(near, np.maximum(rate, self.package_bytes_per_s), rate)
+        return rate
 
 
 def network_of(job: TrainingJob) -> Network:
@@ -123,6 +131,8 @@ def network_of(job: TrainingJob) -> Network:
         over_host=up.scope == "host",
         in_network_bytes_per_s=reduced * up.bytes_per_s,
         shared_links=mesh,
+        package=node.package_accelerators,
+        package_bytes_per_s=node.package_bytes_per_s * up.efficiency,
     )
 
 

@@ -48,9 +48,12 @@ class NodeSpec(Spec):
         "host: over PCIe and the host; pcie-switch: over PCIe switches, past the host; torus: neighbours only"
     )
     peer_access: bool = Field(
-        True, description="whether cards on the host's bus reach each other's memory; else traffic is staged through "
-        "the host's memory"
+        True,
+        description="whether cards on the host's bus reach each other's memory; else traffic is staged through "
+        "the host's memory",
     )
+    package_accelerators: int = Field(1, ge=1, description="neighbouring accelerators (dies) of one package")
+    package_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="between them, per direction; 0: as any others")
     nics: int = Field(1, ge=0)
     nic_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="per network card and direction")
     fabric: str = Field("", description="catalogue name of the network between nodes")

@@ -113,12 +113,19 @@ def reduce_seconds(layouts: Layouts, values: Values) -> Number:
     total: Number = 0.0
     for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
         if plan.quantized_gradients_comm:
-            # Two all-to-alls of 4-bit blocks, one inside the node and one between nodes, in place of a ring.
-            total = total + all_to_all_seconds(amount * QUANTIZED_GRADIENT_BYTES, copies.shards(), network)
+            total = total + _quantized_reduce_seconds(amount * QUANTIZED_GRADIENT_BYTES, copies.shards(), network)
         else:
             total = total + _bucketed(layouts, amount, each, copies.shards(), network, "reduce_scatter")
         total = total + _bucketed(layouts, amount / copies.shard, each, copies.replicas(), network, "all_reduce")
     return total
+
+
+def _quantized_reduce_seconds(size: Number, group: Group, network: Network) -> Number:
+    """Two all-to-alls in place of a ring: inside the node, where gradients are summed, then of what is left
+    between nodes (ZeRO++, section 3.3)."""
+    here, nodes = network.per_node(group), network.nodes(group)
+    inside = all_to_all_seconds(size, Group(here, group.stride), network)
+    return inside + all_to_all_seconds(size / here, Group(nodes, np.asarray(group.stride) * here), network)
 
 
 def _bucketed(layouts: Layouts, amount: Number, each: float, group: Group, network: Network, kind: str) -> Number:
