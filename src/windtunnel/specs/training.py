@@ -129,7 +129,9 @@ class TrainingPlan(Spec):
 
     @property
     def pipeline_schedule(self) -> Schedule:
-        """The schedule that runs: interleaved as soon as a rank holds several chunks."""
+        """The schedule that runs: interleaved as soon as a rank holds several chunks, none on one rank."""
+        if self.pipeline_parallel == 1:
+            return "1f1b"
         return "interleaved" if self.virtual_stages > 1 else self.schedule
 
     @property
