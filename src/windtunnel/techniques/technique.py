@@ -1,0 +1,68 @@
+"""What a technique is: a published change to a deployment, with its citation, knobs and conflicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from windtunnel.specs.deployment import DeploymentSpec
+
+Change = Literal["compute", "bytes", "memory", "schedule", "communication", "quality"]
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A setting of a technique.
+
+    Attributes:
+        name, about: what it is called and what it does, with its unit.
+        default: its value when none is given.
+        low, high: allowed values, both included.
+        whole: whether only whole numbers are allowed.
+    """
+
+    name: str
+    about: str
+    default: float
+    low: float = 0.0
+    high: float = math.inf
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Technique:
+    """A published technique.
+
+    Attributes:
+        name: what `--technique` calls it.
+        title: its name in full.
+        citation, url: where it was published.
+        changes: what it changes; `quality` when the model's answers change too, which no performance model judges.
+        apply: the deployment with the technique, given the values of all knobs. Pure.
+        kind: techniques of one kind replace one another and cannot be combined.
+        knobs: its settings.
+        conflicts: names of other techniques that it cannot be combined with, and why.
+    """
+
+    name: str
+    title: str
+    citation: str
+    url: str
+    changes: tuple[Change, ...]
+    apply: Callable[[DeploymentSpec, Values], DeploymentSpec]
+    kind: str = ""
+    knobs: tuple[Knob, ...] = ()
+    conflicts: Mapping[str, str] = field(default_factory=dict)
+
+
+def with_engine(deployment: DeploymentSpec, **fields: object) -> DeploymentSpec:
+    """The deployment with some settings of its engine changed."""
+    return deployment.model_copy(update={"engine": deployment.engine.model_copy(update=fields)})
+
+
+def with_plan(deployment: DeploymentSpec, **fields: object) -> DeploymentSpec:
+    """The deployment with some fields of its plan changed."""
+    return deployment.model_copy(update={"plan": deployment.plan.model_copy(update=fields)})
