@@ -57,3 +57,12 @@ def test_schema_of_a_kind() -> None:
     assert done.exit_code == 0
     assert "layers" in json.loads(done.stdout)["properties"]
     assert run.invoke(app, ["catalogue", "schema", "models!"]).exit_code == 2
+
+
+def test_policies_are_listed_with_their_sources() -> None:
+    done = run.invoke(app, ["catalogue", "policies"])
+    assert done.exit_code == 0
+    for name in ("orca", "sarathi", "tensorrt-llm-no-evict", "power_of_two", "belady"):
+        assert name in done.stdout
+    assert "OSDI 2022" in run.invoke(app, ["catalogue", "policy", "orca"]).stdout
+    assert run.invoke(app, ["catalogue", "policies", "orac"]).exit_code == 2

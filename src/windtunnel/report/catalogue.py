@@ -8,6 +8,7 @@ from typing import Any
 from windtunnel.errors import Problem, SpecError, nearest
 from windtunnel.report.json import plain
 from windtunnel.report.text import number, paragraph, table
+from windtunnel.serving.policies import PolicyInfo, policies
 from windtunnel.specs import load
 from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.fields import Spec
@@ -100,16 +101,20 @@ _LEGEND = {
 def _known(kind: str) -> str:
     """The catalogue's name for a kind, singular and capitals forgiven."""
     folded = kind.casefold()
-    for name in (*load.KINDS, "prices"):
-        if folded in (name, name.removesuffix("s")):
+    names = (*load.KINDS, "prices", "policies")
+    for name in names:
+        if folded in (name, name.removesuffix("s"), name.replace("ies", "y")):
             return name
-    names = (*load.KINDS, "prices")
     raise SpecError(Problem("unknown kind", "catalogue", "", repr(kind), ", ".join(names), nearest(kind, names)))
 
 
 def kinds() -> dict[str, int]:
     """How many entries each kind has."""
-    return {**{kind: len(load.names(kind)) for kind in load.KINDS}, "prices": len(prices())}
+    return {
+        **{kind: len(load.names(kind)) for kind in load.KINDS},
+        "prices": len(prices()),
+        "policies": len(policies()),
+    }
 
 
 def kinds_text() -> str:
@@ -128,6 +133,8 @@ def entries(kind: str) -> list[Any]:
     kind = _known(kind)
     if kind == "prices":
         return [plain(price) for price in prices()]
+    if kind == "policies":
+        return [plain(policy) for policy in policies()]
     return [entry(kind, name) for name in load.names(kind)]
 
 
@@ -136,6 +143,8 @@ def entries_text(kind: str) -> str:
     kind = _known(kind)
     if kind == "prices":
         return _prices_text()
+    if kind == "policies":
+        return _policies_text()
     header, align, figures = _COLUMNS[kind]
     rows = [(name, *figures(spec)) for name, spec in specs(kind).items()]
     text = table(("name", *header), rows, align)
@@ -147,6 +156,8 @@ def entry(kind: str, name: str) -> dict[str, Any]:
     kind = _known(kind)
     if kind == "prices":
         return {"accelerator": name, "prices": [plain(price) for price in _prices_of(name)]}
+    if kind == "policies":
+        return {"name": name, "policies": [plain(policy) for policy in _policies_of(name)]}
     spec = load.load(kind, name, "catalogue")
     value: dict[str, Any] = plain(spec)
     if isinstance(spec, ModelSpec):
@@ -161,6 +172,8 @@ def entry_text(kind: str, name: str) -> str:
     kind = _known(kind)
     if kind == "prices":
         return _prices_text(name)
+    if kind == "policies":
+        return _policy_text(name)
     value = entry(kind, name)
     sources = value.pop("sources", None) or []
     title = value.pop("title", "") or value["name"]
@@ -228,6 +241,33 @@ def _prices_text(accelerator: str = "") -> str:
     rows = [(p.accelerator, f"{p.usd_per_h:.2f}", p.provider, p.region, p.date) for p in shown]
     text = table(("accelerator", "$/h", "provider", "region", "date"), rows, "<><<<")
     return f"{text}\n\n{paragraph('US dollars per accelerator and hour, on demand; --price NAME=USD overrides them.')}"
+
+
+def _policies_of(name: str) -> list[PolicyInfo]:
+    """The policies of this name (a router and a scheduler may share one)."""
+    found = [policy for policy in policies() if policy.name == name.casefold()]
+    if not found:
+        names = tuple(dict.fromkeys(policy.name for policy in policies()))
+        raise SpecError(Problem("unknown policy", "catalogue", "", repr(name), ", ".join(names), nearest(name, names)))
+    return found
+
+
+def _policies_text() -> str:
+    lines: list[str] = []
+    width = max(len(policy.name) for policy in policies())
+    for kind, title in (("scheduler", "Schedulers"), ("router", "Routers"), ("eviction", "Orders of eviction")):
+        lines += [title, ""]
+        lines += [paragraph(p.summary, 2, f"{p.name:{width}}  ") for p in policies() if p.kind == kind]
+        lines.append("")
+    lines.append(paragraph("Set them as an engine's scheduler and eviction, and by --router."))
+    return "\n".join(lines)
+
+
+def _policy_text(name: str) -> str:
+    return "\n\n".join(
+        "\n".join((f"{p.title} ({p.kind})", "", paragraph(p.summary), paragraph(f"Source: {p.source}")))
+        for p in _policies_of(name)
+    )
 
 
 def schema(kind: str) -> dict[str, Any]:
