@@ -108,24 +108,33 @@ def gather_seconds(layouts: Layouts, values: Values, *, backward: bool = False) 
 
 def reduce_seconds(layouts: Layouts, values: Values) -> Number:
     """Seconds to reduce gradients: scattered within the shard group, summed over its copies."""
-    plan, network = layouts.plan, layouts.network()
-    each = 4.0 if plan.grad_dtype == "fp32" else 2.0
+    return scatter_seconds(layouts, values) + replica_seconds(layouts, values)
+
+
+def scatter_seconds(layouts: Layouts, values: Values) -> Number:
+    """Seconds to reduce gradients within the shard group, each rank keeping its share."""
+    network, each = layouts.network(), _gradient_bytes(layouts)
     total: Number = 0.0
     for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
-        if plan.quantized_gradients_comm:
-            total = total + _quantized_reduce_seconds(amount * QUANTIZED_GRADIENT_BYTES, copies.shards(), network)
+        if layouts.plan.quantized_gradients_comm:
+            # All-to-alls of 4-bit blocks in place of a ring.
+            total = total + all_to_all_seconds(amount * QUANTIZED_GRADIENT_BYTES, copies.shards(), network)
         else:
             total = total + _bucketed(layouts, amount, each, copies.shards(), network, "reduce_scatter")
+    return total
+
+
+def replica_seconds(layouts: Layouts, values: Values) -> Number:
+    """Seconds to sum shards over the copies of the shard group, once per step (MiCS, section 3.4)."""
+    network, each = layouts.network(), _gradient_bytes(layouts)
+    total: Number = 0.0
+    for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
         total = total + _bucketed(layouts, amount / copies.shard, each, copies.replicas(), network, "all_reduce")
     return total
 
 
-def _quantized_reduce_seconds(size: Number, group: Group, network: Network) -> Number:
-    """Two all-to-alls in place of a ring: inside the node, where gradients are summed, then of what is left
-    between nodes (ZeRO++, section 3.3)."""
-    here, nodes = network.per_node(group), network.nodes(group)
-    inside = all_to_all_seconds(size, Group(here, group.stride), network)
-    return inside + all_to_all_seconds(size / here, Group(nodes, np.asarray(group.stride) * here), network)
+def _gradient_bytes(layouts: Layouts) -> float:
+    return 4.0 if layouts.plan.grad_dtype == "fp32" else 2.0
 
 
 def _bucketed(layouts: Layouts, amount: Number, each: float, group: Group, network: Network, kind: str) -> Number:

@@ -12,7 +12,15 @@ from windtunnel.cost.training import beside_seconds
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number
 from windtunnel.specs.training import TrainingJob, chunk_layers
 from windtunnel.training.layouts import Layouts, ModelSeconds, PartSeconds, nothing
-from windtunnel.training.sharding import Values, gather_seconds, layer_values, reduce_seconds, table_values
+from windtunnel.training.sharding import (
+    Values,
+    gather_seconds,
+    layer_values,
+    reduce_seconds,
+    replica_seconds,
+    scatter_seconds,
+    table_values,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ def _sharded_waits(layouts: Layouts, part: PartSeconds, values: Values, shape: S
     gathered = layouts.plan.zero_stage == 3
     gather = gather_seconds(layouts, unit) if gathered else 0.0
     again = gather_seconds(layouts, unit, backward=True) if gathered else 0.0
-    reduce = reduce_seconds(layouts, unit)
+    reduce = scatter_seconds(layouts, unit)
     forward, backward = part.forward_s / units, part.backward_s / units
     if not layouts.plan.overlap_param_gather:
         waits = (gather * units, (again + reduce) * units)
@@ -130,24 +138,22 @@ def step_ends(layouts: Layouts, values: Values, forward_s: Number, backward_s: N
     """
     plan = layouts.plan
     contention = layouts.cluster().contention
-    units = np.maximum(layers, 1.0)
-    per_step = plan.zero_stage < 2
-    reduced = reduce_seconds(layouts, values)
+    first = 1.0 / np.maximum(layers, 1.0)
+    reduce = _hidden(reduce_seconds(layouts, values), backward_s, first, contention, plan.overlap_grad_reduce)
     gathered = gather_seconds(layouts, values)
-    first = 1.0 / units
-    if plan.zero_stage == 3:
-        staged = np.asarray(layouts.pp) > 1
-        # Without stages only the first unit's weights and the last one's gradients stand alone.
-        reduce_all = _hidden(reduced, backward_s, first, contention, plan.overlap_grad_reduce)
-        gather_all = _hidden(gathered, forward_s, first, contention, plan.overlap_param_gather)
-        return StepEnds(np.where(staged, reduce_all, reduced / units), np.where(staged, gather_all, gathered / units))
-    if per_step:
-        reduce = _hidden(reduced, backward_s, first, contention, plan.overlap_grad_reduce)
-    else:
-        reduce = reduced / units
+    gather = _hidden(gathered, forward_s, first, contention, plan.overlap_param_gather)
     if plan.zero_stage == 0:
         return StepEnds(reduce, np.zeros_like(np.asarray(gathered)))
-    return StepEnds(reduce, _hidden(gathered, forward_s, first, contention, plan.overlap_param_gather))
+    if plan.zero_stage == 1:
+        return StepEnds(reduce, gather)
+    # With every microbatch reduced as it goes, the last unit's gradients stand alone at the end, and
+    # copies of the shard group are summed once. With pipeline stages it is done once per step.
+    staged = np.asarray(layouts.pp) > 1
+    copies = _hidden(replica_seconds(layouts, values), backward_s, first, contention, plan.overlap_grad_reduce)
+    alone = scatter_seconds(layouts, values) * first + copies
+    if plan.zero_stage == 3:
+        gather = np.where(staged, gather, gathered * first)
+    return StepEnds(np.where(staged, reduce, alone), gather)
 
 
 def _hidden(sent: Number, compute: Number, first: Number, contention: float, overlap: bool) -> Number:
