@@ -6,17 +6,18 @@ from collections.abc import Callable
 
 from windtunnel.errors import InfeasibleError
 from windtunnel.specs.training import TrainingJob
-from windtunnel.training.flops import attention_flops_per_token, training_flops_per_token
+from windtunnel.training.flops import training_flops_per_token
 from windtunnel.training.memory import account
+from windtunnel.training.memory_layer import layer_memory
 from windtunnel.training.memory_layout import memory_layout
 from windtunnel.training.memory_parts import standing, state_value_bytes
+from windtunnel.training.memory_peak import total
 from windtunnel.training.memory_stages import stage_load
 from windtunnel.training.offload import check_offload, is_offloaded, offload_need, offload_time
 from windtunnel.training.optimizers import state_bytes
 from windtunnel.training.step import peak_flops_per_s, price
 from windtunnel.training.update import update_work
 
-STATE_PARTS = ("weights", "gradients", "master weights", "optimiser states")
 LARGEST_BATCH = 512
 LONGEST_SEQUENCE = 1 << 22
 
@@ -27,9 +28,9 @@ def memory_gb(job: TrainingJob) -> float:
 
 
 def states_gb(job: TrainingJob) -> float:
-    """Weights, gradients, master copies and optimiser states of the worst rank."""
-    stack = account(job)
-    return sum(stack.part(name) for name in STATE_PARTS) / 1e9
+    """Weights, gradients, master copies and optimiser states of the first pipeline rank."""
+    held = standing(memory_layout(job), stage_load(job.model, job.plan, job.microbatches, 0))
+    return float(total([*held.parts, held.gradients])) / 1e9
 
 
 def fits(job: TrainingJob) -> float:
@@ -71,6 +72,13 @@ def state_bytes_per_weight(job: TrainingJob) -> float:
     each = state_value_bytes(layout)
     held = (state_bytes(job.plan.optimizer, m, rank=job.plan.optimizer_rank, value_bytes=each) for m in matrices)
     return float(sum(held)) / float(sum(m.values for m in matrices))
+
+
+def attention_memory(job: TrainingJob) -> float:
+    """Bytes that the core of attention keeps of a layer: its scores or statistics, and its output."""
+    layer = layer_memory(memory_layout(job), routed=False)
+    names = ("softmax", "softmax statistics", "softmax dropout mask", "softmax after dropout", "attention output")
+    return float(sum(tensor.bytes for tensor in layer.kept if tensor.name in names))
 
 
 def update_bytes(job: TrainingJob) -> float:
@@ -123,10 +131,7 @@ def petaflops(job: TrainingJob) -> float:
 
 
 def _stated_flops(job: TrainingJob) -> float:
-    model = job.model
-    square = 2.0 * attention_flops_per_token(model, job.seq_len, causal=False) * job.tokens
-    causal = 2.0 * attention_flops_per_token(model, job.seq_len, causal=True) * job.tokens
-    return training_flops_per_token(model, job.seq_len) * job.tokens + 1.5 * (square - causal)
+    return training_flops_per_token(job.model, job.seq_len, causal=False) * job.tokens
 
 
 def largest_batch_tokens_per_s(job: TrainingJob) -> float:
@@ -152,6 +157,7 @@ FIGURES: dict[str, Callable[[TrainingJob], float]] = {
     "largest_microbatch": largest_microbatch,
     "longest_sequence": longest_sequence,
     "state_bytes_per_weight": state_bytes_per_weight,
+    "attention_memory": attention_memory,
     "update_bytes": update_bytes,
     "offloaded_tflops": offloaded_tflops,
     "host_gb": host_gb,

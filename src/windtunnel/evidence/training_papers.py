@@ -70,6 +70,7 @@ class TrainingClaim(Spec):
         change: fields of the paper's setup that this claim changes.
         baseline: fields that its baseline changes besides.
         published: the value.
+        bound: whether the paper states the value or a limit.
         band: relative deviation within which it counts as reproduced.
         expected: what comes out, kept so that a change is noticed.
         analysis: conditions that are ours, and why it comes out as it does.
@@ -81,6 +82,7 @@ class TrainingClaim(Spec):
     change: dict[str, Any] = {}
     baseline: dict[str, Any] | None = None
     published: float
+    bound: Literal["equal", "at most", "at least"] = "equal"
     band: float = Field(0.1, ge=0)
     expected: Verdict
     analysis: str = ""
@@ -172,7 +174,9 @@ def _value(figure: Callable[[TrainingJob], float], setup: TrainingSetup) -> floa
 
 
 def _verdict(claim: TrainingClaim, value: float) -> Verdict:
-    if abs(value - claim.published) <= claim.band * abs(claim.published) + 1e-12:
+    limits = {"at most": value <= claim.published, "at least": value >= claim.published}
+    near = abs(value - claim.published) <= claim.band * abs(claim.published) + 1e-12
+    if limits.get(claim.bound, near):
         return "reproduced"
     same_way = claim.baseline is not None and (value - 1.0) * (claim.published - 1.0) > 0
     return "partly" if same_way else "contradicted"
