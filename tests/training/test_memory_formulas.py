@@ -13,7 +13,7 @@ import pytest
 from windtunnel.specs.load import load
 from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.specs.training_check import training_job
-from windtunnel.training.memory import stage_stacks
+from windtunnel.training.memory import account, stage_stacks
 from windtunnel.training.memory_layer import kept_bytes, layer_memory
 from windtunnel.training.memory_layout import memory_layout
 from windtunnel.training.memory_parts import standing
@@ -174,3 +174,51 @@ def test_zero_table_2_largest_models(mp: int, billions: tuple[float, ...]) -> No
     """Largest model in 32 GB a device, 64-way data parallel, by analysis of model states."""
     for stage, expected in enumerate(billions):
         assert mp * 32 / bytes_per_parameter(64, stage) == pytest.approx(expected, rel=0.025)
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "pp", "gpus", "batch"),
+    [
+        ("megatron-gpt-1.7b", 1, 1, 32, 512),
+        ("megatron-gpt-3.6b", 2, 1, 64, 512),
+        ("megatron-gpt-7.5b", 4, 1, 128, 512),
+        ("megatron-gpt-18b", 8, 1, 256, 1024),
+        ("megatron-gpt-39b", 8, 2, 512, 1536),
+        ("megatron-gpt-76b", 8, 4, 1024, 1792),
+        ("megatron-gpt-145b", 8, 8, 1536, 2304),
+        ("megatron-gpt-310b", 8, 16, 1920, 2160),
+        ("megatron-530b", 8, 35, 2520, 2520),
+        ("megatron-gpt-1t", 8, 64, 3072, 3072),
+    ],
+)
+def test_megatron_table_1_fits_a100_80gb_with_recomputation(
+    model: str, tp: int, pp: int, gpus: int, batch: int
+) -> None:
+    """Narayanan et al. (arXiv:2104.04473), Table 1: what ran on A100-80GB."""
+    plan = TrainingPlan(**(STANDARD | {"tensor_parallel": tp, "pipeline_parallel": pp, "recompute": "full"}))
+    job = training_job(model, "a100-80g-sxm", gpus=gpus, global_batch_sequences=batch, seq_len=2048, plan=plan)
+    assert account(job).fits
+
+
+@pytest.mark.parametrize(
+    ("model", "pp", "virtual", "gpus", "batch", "micro"),
+    [
+        ("megatron-gpt-22b", 1, 1, 8, 4, 4),
+        ("gpt-3-175b", 8, 3, 64, 64, 1),
+        ("megatron-530b", 35, 3, 280, 280, 1),
+        ("megatron-gpt-1t", 64, 1, 512, 512, 1),
+    ],
+)
+def test_figure_1_fits_and_misfits(model: str, pp: int, virtual: int, gpus: int, batch: int, micro: int) -> None:
+    """arXiv:2205.05198, Figure 1: on 80 GB nothing fits as it is; with both techniques all four do."""
+
+    def fits(**extra: Any) -> bool:
+        degrees = {"tensor_parallel": 8, "pipeline_parallel": pp, "virtual_stages": virtual, "micro_batch": micro}
+        plan = TrainingPlan(**(STANDARD | degrees | extra))
+        asked = training_job(
+            model, "a100-80g-sxm", gpus=gpus, global_batch_sequences=batch, seq_len=2048, plan=plan, engine="megatron"
+        )
+        return account(asked).fits
+
+    assert not fits()
+    assert fits(sequence_parallel=True, recompute="selective")
