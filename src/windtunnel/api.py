@@ -267,8 +267,10 @@ def _record(result: PlanResult | Run | Explanation) -> dict[str, Any]:
 
 def _deployment(given: DeploymentSpec | str | Path) -> DeploymentSpec:
     from windtunnel.specs.assemble import load_deployment
+    from windtunnel.techniques.apply import with_techniques
 
-    return given if isinstance(given, DeploymentSpec) else load_deployment(given)
+    found = given if isinstance(given, DeploymentSpec) else load_deployment(given)
+    return with_techniques(found, where="techniques" if isinstance(given, DeploymentSpec) else f"{given}: techniques")
 
 
 def _traffic(workload: Workload) -> tuple[RequestTable, str, tuple[str, ...]]:

@@ -30,7 +30,7 @@ ENGINE = {
 """Flags and the engine's fields they set."""
 _COMMAND_LINE = "command line"
 """Stands for the file where a deployment comes from flags."""
-DEPLOYMENT = ("deployment", "model", "accelerator", "node", "engine", *PLAN, *ENGINE)
+DEPLOYMENT = ("deployment", "model", "accelerator", "node", "engine", "technique", *PLAN, *ENGINE)
 """Fields that say what is deployed."""
 
 
@@ -38,6 +38,7 @@ def read_deployment(given: Given) -> DeploymentSpec | None:
     """The deployment from a file with flags laid over it; None when something was wrong (kept in `given`)."""
     from windtunnel.specs.assemble import deployment_of
     from windtunnel.specs.load import read_yaml
+    from windtunnel.techniques.apply import with_techniques
 
     file = given.text("deployment")
     before = len(given.problems)
@@ -54,6 +55,7 @@ def read_deployment(given: Given) -> DeploymentSpec | None:
                 given.wrong(name, "is missing", f"a name from `windtunnel catalogue {name}s`, or --deployment FILE")
         if "model" in data and "accelerator" in data:
             found = deployment_of(_with_flags(data, given), file or _COMMAND_LINE)
+            found = with_techniques(found, where=_techniques_of(given, file))
     given.problems[before:] = [_at_flag(problem) for problem in given.problems[before:]]
     return found
 
@@ -88,7 +90,14 @@ def _with_flags(data: dict[str, Any], given: Given) -> dict[str, Any]:
     if engine:
         base = data.get("engine", "vllm")
         data["engine"] = {**(base if isinstance(base, dict) else {"extends": base}), **engine}
+    if given.has("technique"):
+        data["techniques"] = given.words("technique")
     return data
+
+
+def _techniques_of(given: Given, file: str) -> str:
+    """Where the techniques were asked for."""
+    return given.where("technique") if given.has("technique") or not file else f"{file}: techniques"
 
 
 def _own_format(data: dict[str, Any]) -> dict[str, Any]:

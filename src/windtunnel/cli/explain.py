@@ -51,6 +51,7 @@ def explain(
     weights: options.Weights = None,
     kv: options.Kv = None,
     engine: options.Engine = None,
+    technique: options.Technique = None,
     node: options.Node = None,
     max_num_seqs: options.MaxNumSeqs = None,
     max_num_batched_tokens: options.MaxBatched = None,

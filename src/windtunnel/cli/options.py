@@ -69,6 +69,12 @@ MemoryUtilization = Annotated[
 ]
 Accelerator = Annotated[str | None, typer.Option("--accelerator", metavar="NAME", help="Catalogue name, or .yaml.")]
 Node = Annotated[str | None, typer.Option("--node", metavar="NAME", help="The server. Default the accelerator's own.")]
+Technique = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--technique", metavar="NAME", help="Published technique, with knobs as NAME:KNOB=VALUE; may be repeated."
+    ),
+]
 DeploymentFile = Annotated[
     str | None, typer.Option("--deployment", metavar="FILE", help="A deployment in YAML; flags win over it.")
 ]
