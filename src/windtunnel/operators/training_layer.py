@@ -291,9 +291,9 @@ def _grouped_query(rec: Recorder, model: ModelSpec) -> None:
     if model.position == "rope":
         each = (passes * rotated, passes * rotated)
         rec.stream("rotary", "rotary embedding", m.tokens, each, each)
-    full, windowed = model.layers - model.window_layers, model.window_layers
-    share = full / model.layers
-    pairs = share * _pairs(m) + (windowed / model.layers) * _pairs(m, model.window_tokens)
+    # Unfused attention computes the whole square and masks it, windows included.
+    windowed = model.window_layers / model.layers if m.plan.flash_attention else 0.0
+    pairs = (1.0 - windowed) * _pairs(m) + windowed * _pairs(m, model.window_tokens)
     scores(rec, pairs, q_heads, kv_heads, dim, dim)
     rec.cast(m.tokens, q_heads * dim, forward=True)
     rec.cast(m.tokens, width, forward=False)
