@@ -8,6 +8,7 @@ from typing import Any
 
 from windtunnel.cost.constants import KernelConstants
 from windtunnel.cost.measured.kernels import MeasuredKernels
+from windtunnel.cost.measured.read import kept_kernels
 from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.hardware import AcceleratorSpec
 from windtunnel.specs.load import build, catalogue_folder, merged, names, read_catalogue_yaml
@@ -74,12 +75,12 @@ def calibration(name: str) -> KernelConstants:
 
 def device_of(accelerator: AcceleratorSpec) -> Device:
     """The device of an accelerator: its own constants, its family's, or the generic ones."""
-    known = calibration_names()
+    known, kernels = calibration_names(), kept_kernels(accelerator)
     if accelerator.name in known and calibration(accelerator.name).samples:
-        return Device(accelerator, calibration(accelerator.name), "calibrated")
+        return Device(accelerator, calibration(accelerator.name), "calibrated", measured=kernels)
     for name in (accelerator.name, accelerator.architecture, FALLBACK):
         if name in known:
-            return Device(accelerator, calibration(name), "datasheet", name)
+            return Device(accelerator, calibration(name), "datasheet", name, measured=kernels)
     raise AssertionError("the catalogue has no generic calibration")
 
 

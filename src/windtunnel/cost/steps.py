@@ -64,7 +64,7 @@ class StepCost:
         host_s: engine overhead that nothing hides.
         joules: dynamic energy of all the replica's accelerators.
         static_w: their idle power.
-        source: where the operators' seconds come from.
+        source: where most of the operators' seconds come from.
     """
 
     operators: tuple[OperatorCost, ...]
@@ -125,8 +125,14 @@ def price_step(deployment: DeploymentSpec, batch: Batch, kernels: MeasuredKernel
         host_s=engine.step_host_s + engine.request_host_s * batch.requests,
         joules=plan.ranks_per_stage * _rank_joules(rows, energy),
         static_w=plan.accelerators_per_replica * deployment.accelerator.idle_w,
-        source=device.provenance,
+        source=_source(rows, device.provenance),
     )
+
+
+def _source(rows: tuple[OperatorCost, ...], provenance: str) -> str:
+    """Where most of the operators' time comes from: measured tables, or the device's constants."""
+    measured = sum(row.seconds for row in rows if row.cost.source == "measured")
+    return "measured" if measured > 0.5 * sum(row.seconds for row in rows) else provenance
 
 
 def _executed(deployment: DeploymentSpec, batch: Batch) -> list[Operator]:

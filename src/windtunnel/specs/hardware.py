@@ -32,6 +32,11 @@ class AcceleratorSpec(Spec):
     host_link_bytes_per_s: BytesPerSecond = Field(gt=0, description="per direction")
     idle_w: Watts = Field(ge=0)
     max_w: Watts = Field(gt=0, description="board power limit")
+    kernels: str = Field(
+        "",
+        description="measured kernels that are asked before the cost model: a profile's folder (relative to the "
+        "device's file), or aiconfigurator",
+    )
     sources: tuple[Source, ...] = ()
 
 

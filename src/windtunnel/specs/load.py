@@ -100,8 +100,16 @@ def load(kind: str, name_or_path: str, where: str = "") -> Any:
 
         return read_hf_config(path)
     if path.suffix in (".yaml", ".yml") or (path.is_file() and path.suffix != ".json"):
-        return build(KINDS[kind], _extended(read_yaml(path), kind, str(path)), str(path))
+        return build(KINDS[kind], _beside(_extended(read_yaml(path), kind, str(path)), path), str(path))
     return resolve(kind, name_or_path, where)
+
+
+def _beside(data: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The fields of a file with the folder of its measured kernels, when it lies beside it, as a path from here."""
+    folder = data.get("kernels")
+    if not isinstance(folder, str) or not folder or not (file.parent / folder).exists():
+        return data
+    return {**data, "kernels": str(file.parent / folder)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

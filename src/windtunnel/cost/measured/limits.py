@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from windtunnel.cost.measured.kernels import Key
 from windtunnel.cost.measured.table import Table
-from windtunnel.operators.attention import DecodeAttention
-from windtunnel.operators.matmul import Matmul
-from windtunnel.operators.moe import Experts
-from windtunnel.operators.operator import ACTIVATION_BYTES, Operator
+from windtunnel.operators.operator import ACTIVATION_BYTES
 from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.hardware import AcceleratorSpec
 
 
-def table_limits_s(operator: Operator, found: Table, device: AcceleratorSpec) -> dict[tuple[float, ...], float]:
-    """Seconds that the hardware needs at least, by point; empty where only activations move."""
-    if isinstance(operator, Matmul):
-        return {sizes: _product_s(operator, sizes[0], device) for sizes in found.points}
-    if isinstance(operator, DecodeAttention):
-        return {sizes: _attention_s(operator, sizes, device) for sizes in found.points}
-    if isinstance(operator, Experts):
-        return {sizes: _experts_s(operator, sizes, device) for sizes in found.points}
-    return {}
+def key_limits_s(key: Key, found: Table, device: AcceleratorSpec) -> dict[tuple[float, ...], float]:
+    """Seconds that the hardware needs at least, by point; empty where only activations or messages move.
+
+    Args:
+        key: as `kernels.key_of` gives it.
+        found: its table.
+        device: what it was measured on.
+    """
+    limit = _LIMITS.get(str(key[0]))
+    return {sizes: limit(key[1:], sizes, device) for sizes in found.points} if limit else {}
 
 
 def _peak(device: AcceleratorSpec, dtype: str) -> float:
@@ -27,23 +29,32 @@ def _peak(device: AcceleratorSpec, dtype: str) -> float:
     return peaks.get(dtype, max(peaks.values()))
 
 
-def _product_s(operator: Matmul, rows: float, device: AcceleratorSpec) -> float:
-    values = operator.n * operator.k * operator.batch
-    weights = values * DTYPE_BYTES[operator.weight_dtype] / device.memory_bandwidth_bytes_per_s
-    return max(weights, 2.0 * rows * values / _peak(device, operator.compute_dtype))
+def _product_s(shape: tuple[Any, ...], sizes: tuple[float, ...], device: AcceleratorSpec) -> float:
+    n, k, stored, computed = shape
+    weights = n * k * DTYPE_BYTES[stored] / device.memory_bandwidth_bytes_per_s
+    return float(max(weights, 2.0 * sizes[0] * n * k / _peak(device, computed)))
 
 
-def _attention_s(operator: DecodeAttention, sizes: tuple[float, ...], device: AcceleratorSpec) -> float:
+def _attention_s(shape: tuple[Any, ...], sizes: tuple[float, ...], device: AcceleratorSpec) -> float:
+    q_heads, kv_heads, head_dim, kv_bytes = shape
     chunk, start, requests, context = sizes
-    width = operator.q_heads * operator.head_dim
-    flops = 4.0 * width * (chunk * start + chunk * (chunk + 1) / 2 + requests * context)
-    cached = 2.0 * operator.kv_heads * operator.head_dim * operator.kv_bytes * requests * context
-    return max(cached / device.memory_bandwidth_bytes_per_s, flops / _peak(device, "bf16"))
+    pairs = chunk * start + chunk * (chunk + 1) / 2 + requests * context
+    cached = 2.0 * kv_heads * head_dim * kv_bytes * requests * context
+    flops = 4.0 * q_heads * head_dim * pairs
+    return float(max(cached / device.memory_bandwidth_bytes_per_s, flops / _peak(device, "bf16")))
 
 
-def _experts_s(operator: Experts, sizes: tuple[float, ...], device: AcceleratorSpec) -> float:
+def _experts_s(shape: tuple[Any, ...], sizes: tuple[float, ...], device: AcceleratorSpec) -> float:
+    per_token, hidden, ffn, matrices, stored, computed = shape
     tokens, visited = sizes
-    each = operator.matrices * operator.hidden * operator.ffn
-    read = visited * each * DTYPE_BYTES[operator.weight_dtype] + tokens * operator.hidden * ACTIVATION_BYTES
-    flops = 2.0 * tokens * operator.experts_per_token * each
-    return max(read / device.memory_bandwidth_bytes_per_s, flops / _peak(device, operator.compute_dtype))
+    each = matrices * hidden * ffn
+    read = visited * each * DTYPE_BYTES[stored] + tokens * hidden * ACTIVATION_BYTES
+    flops = 2.0 * tokens * per_token * each
+    return float(max(read / device.memory_bandwidth_bytes_per_s, flops / _peak(device, computed)))
+
+
+_LIMITS: dict[str, Callable[[tuple[Any, ...], tuple[float, ...], AcceleratorSpec], float]] = {
+    "gemm": _product_s,
+    "attention": _attention_s,
+    "experts": _experts_s,
+}

@@ -17,7 +17,7 @@ import yaml
 
 from windtunnel.cost.measured.check import gather, read_rows, unit_problem
 from windtunnel.cost.measured.kernels import ATTENTION_AXES, EXPERT_AXES, Key, MeasuredKernels, key_of
-from windtunnel.cost.measured.limits import table_limits_s
+from windtunnel.cost.measured.limits import key_limits_s
 from windtunnel.cost.measured.table import Table, table
 from windtunnel.errors import Problem, SpecError, TraceError
 from windtunnel.operators.attention import DecodeAttention
@@ -232,8 +232,8 @@ def _check_units(
     problems = []
     for operator in operators:
         key = key_of(operator)
-        if key in tables:
-            limits = table_limits_s(operator, tables[key], device)
+        if key is not None and key in tables:
+            limits = key_limits_s(key, tables[key], device)
             problem = unit_problem(str(files[key]), operator.name, tables[key], limits)
             problems += [problem] if problem else []
     if problems:
