@@ -174,46 +174,64 @@ def smallest_cluster(job: TrainingJob, *, most_gpus: int = 65_536) -> Cluster | 
     """The smallest cluster that would hold a job in some layout, or None.
 
     Degrees, ZeRO stage and recomputation are free; formats, optimiser, offload and schedule stay
-    as the job's plan has them. Microbatches are one sequence long, and clusters are part of a node or
-    whole nodes in powers of two and three times powers of two.
+    as the job's plan has them. Microbatches are one sequence long. Clusters are part of a node or
+    whole nodes, in steps of at most a thirtieth of their size.
     """
+    node = job.node.accelerators
+    coarse = [n for n in range(1, node) if node % n == 0]
+    coarse += [node * k << i for k in (1, 3) for i in range(20) if node * k << i <= most_gpus]
+    found = _smallest(job, sorted(coarse))
+    if found is None or found.gpus <= node:
+        return found
+    nodes = found.gpus // node
+    step = max(1, nodes // 30)
+    finer = _smallest(job, [node * n for n in range(nodes // 2 + 1, nodes, step)])
+    return finer or found
+
+
+def _smallest(job: TrainingJob, sizes: list[int]) -> Cluster | None:
     best: Cluster | None = None
-    space = _space(job, most_gpus)
+    space = _space(job, sizes)
+    if space is None:
+        return None
+    d = space.arrays()
     for zero, recompute in product((0, 1, 2, 3), ("none", "full")):
         plan = job.plan.model_copy(
             update={"zero_stage": zero, "recompute": recompute, "sequence_parallel": True, "stage_layers": ()}
         )
-        trial = job.model_copy(update={"plan": plan})
-        found = peak_bytes(trial, space)
-        d = space.arrays()
-        good = found <= job.accelerator.memory_bytes
-        if not good.any():
+        found = peak_bytes(job.model_copy(update={"plan": plan}), space)
+        good = np.flatnonzero(found <= job.accelerator.memory_bytes)
+        if not len(good):
             continue
         # The fewest accelerators; among those, the layout that leaves most room.
-        i = min(np.flatnonzero(good), key=lambda i: (int(d["gpus"][i]), float(found[i])))
-        if best is None or (int(d["gpus"][i]), found[i]) < (best.gpus, best.bytes):
-            chosen = plan.model_copy(
-                update={name: int(d[name][i]) for name in ("tensor_parallel", "pipeline_parallel", "expert_parallel")}
-                | {"micro_batch": 1, "virtual_stages": 1, "context_parallel": 1}
-            )
-            best = Cluster(int(d["gpus"][i]), chosen, float(found[i]))
+        i = good[np.lexsort((found[good], d["gpus"][good]))[0]]
+        if best is None or (int(d["gpus"][i]), float(found[i])) < (best.gpus, best.bytes):
+            best = Cluster(int(d["gpus"][i]), _chosen(plan, d, int(i)), float(found[i]))
     return best
 
 
-def _space(job: TrainingJob, most_gpus: int) -> Degrees:
-    """Layouts of every cluster size: TP inside a node, PP up to the layers, EP up to the experts."""
+def _chosen(plan: TrainingPlan, d: dict[str, Ints], i: int) -> TrainingPlan:
+    names = ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel")
+    degrees = {name: int(d[name][i]) for name in names} | {"micro_batch": 1, "virtual_stages": 1}
+    # ZeRO and the sequence's shards need ranks to shard over.
+    return plan.model_copy(update=degrees | {"sequence_parallel": degrees["tensor_parallel"] > 1})
+
+
+def _space(job: TrainingJob, sizes: list[int]) -> Degrees | None:
+    """Layouts of clusters: TP inside a node, PP up to the layers, EP up to the experts, CP for long sequences."""
     model, node = job.model, job.node.accelerators
-    sizes = [n for n in range(1, node) if node % n == 0]
-    sizes += [node * k << i for k in (1, 3) for i in range(20) if node * k << i <= most_gpus]
-    tps = [t for t in range(1, node + 1) if node % t == 0 and model.heads % t == 0 and (model.ffn % t == 0)]
+    tps = [t for t in range(1, node + 1) if node % t == 0 and model.heads % t == 0 and model.ffn % t == 0]
+    tps = [t for t in tps if model.kv_heads % t == 0 or t % model.kv_heads == 0 or model.latent is not None]
     pps = [p for p in range(1, model.layers + 1) if model.layers % p == 0 or p & (p - 1) == 0]
+    cps = [c for c in (1, 2, 4, 8, 16, 32, 64) if c == 1 or (job.seq_len >= 8192 * c and job.seq_len % (2 * c) == 0)]
     eps = [e for e in range(1, model.moe.experts + 1) if model.moe.experts % e == 0] if model.moe else [1]
-    rows = []
-    for gpus, tp, pp, ep in product(sizes, tps, pps, eps):
-        if gpus % (tp * pp) or gpus // (tp * pp) > job.global_batch_sequences or (gpus // pp) % ep:
-            continue
-        rows.append((gpus, tp, pp, ep))
-    table = np.array(rows, dtype=np.int64)
-    return Degrees(
-        gpus=table[:, 0], tensor_parallel=table[:, 1], pipeline_parallel=table[:, 2], expert_parallel=table[:, 3]
-    )
+    table = np.array(list(product(sizes, tps, pps, cps, eps)), dtype=np.int64)
+    if not len(table):
+        return None
+    gpus, tp, pp, cp, ep = table.T
+    copies = np.maximum(gpus // (tp * pp * cp), 1)
+    good = (gpus % (tp * pp * cp) == 0) & (job.global_batch_sequences % copies == 0) & (gpus // pp % ep == 0)
+    if not good.any():
+        return None
+    gpus, tp, pp, cp, ep = table[good].T
+    return Degrees(gpus=gpus, tensor_parallel=tp, pipeline_parallel=pp, context_parallel=cp, expert_parallel=ep)
