@@ -21,6 +21,9 @@ class GemmConstants(Spec):
     latency_depth_s: Seconds = Field(
         0.0, ge=0, description="time per 1,000 of reduction depth that no parallelism hides"
     )
+    load_bytes_per_cycle: float = Field(
+        0.0, ge=0, description="bytes per clock that a processor can have loaded in products of a few rows; 0: no limit"
+    )
     expands_weights: bool = Field(
         False,
         description="whether narrow weights are expanded in memory before products of many rows (an engine's way)",

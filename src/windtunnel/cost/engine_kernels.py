@@ -77,6 +77,7 @@ def _gemm(constants: GemmConstants, factors: KernelFactors, dtype: str) -> GemmC
         update={
             "compute_efficiency": _share(constants.compute_efficiency * factors.gemm_compute * narrow),
             "expands_weights": factors.expands_weights,
+            "load_bytes_per_cycle": factors.load_bytes_per_cycle,
             "memory_efficiency": _share(constants.memory_efficiency * factors.gemm_memory),
             "launch_s": constants.launch_s * factors.launch,
             "latency_depth_s": constants.latency_depth_s * factors.launch,

@@ -109,7 +109,12 @@ def memory_seconds(
     constants = device.constants.gemm_of(compute_dtype)
     operand = min(ACTIVATION_BYTES, stored_bytes(compute_dtype))
     moved = n * k * stored_bytes(weight_dtype) + rows * (k * operand + n * ACTIVATION_BYTES)
-    return moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
+    seconds = moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
+    if not constants.load_bytes_per_cycle:
+        return seconds
+    # Little's law: loads in flight over their latency bound what a processor streams, however wide the memory.
+    most = constants.load_bytes_per_cycle * device.processors * device.accelerator.clock_hz
+    return np.where(rows <= VECTOR_ROWS, np.cbrt(seconds**3 + (moved / most) ** 3), seconds)
 
 
 def gemm_limit_seconds(

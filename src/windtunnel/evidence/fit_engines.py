@@ -109,7 +109,7 @@ def start_of(one: EngineFit) -> dict[str, float]:
     defaults = engine_fits().defaults
     parameters = [*(one.parameters or defaults.parameters), *one.add]
     neutral, host = KernelFactors(), {**defaults.start, **one.start}
-    return {name: host[name] if name in HOST else float(getattr(neutral, name)) for name in parameters}
+    return {name: host[name] if name in host else float(getattr(neutral, name)) for name in parameters}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +223,6 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
     kept = {name: value for name, value in (yaml.safe_load(text).get("kernels") or {}).items() if value is True}
     factors = {name: round(v, 3) for name, v in fitted.constants.items() if name not in HOST}
     body = ", ".join(f"{name}: {str(v).lower() if v is True else v}" for name, v in (kept | factors).items())
-    for name in set(HOST) - set(host):
-        text = re.sub(rf"^{name}:.*\n", "", text, flags=re.M) if name in ("prefill_launch_s", "frontend_s") else text
     text = re.sub(r"^kernels:.*\n", "", text, flags=re.M)
     text = text.replace("sources:\n", f"kernels: {{{body}}}\nsources:\n", 1)
     text = re.sub(r"^  - \{fields: \[[^\]]*\], kind: calibrated,.*\n", "", text, flags=re.M)

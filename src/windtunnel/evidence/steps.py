@@ -104,8 +104,8 @@ class StepPricer:
         ranks = d.plan.ranks_per_stage
         joules = ranks * self._joules(body + attention + head + hops)
         joules = joules + d.plan.accelerators_per_replica * self._energy.active_w * device_s
-        device_s = self._stretched(np.broadcast_to(device_s, shape), joules)
-        seconds = device_s + engine.step_host_s + engine.request_host_s * requests
+        host_s = engine.step_host_s + engine.request_host_s * requests
+        seconds = self._stretched(np.broadcast_to(device_s, shape), joules, host_s) + host_s
         return Steps(seconds, np.minimum(np.broadcast_to(joules, shape), self._most_w * seconds))
 
     @property
@@ -119,11 +119,16 @@ class StepPricer:
         each = limit - self.deployment.accelerator.idle_w
         return self.deployment.plan.accelerators_per_replica * each
 
-    def _stretched(self, seconds: Floats, joules: Floats) -> Floats:
-        """Under a power cap clocks fall until the step's energy fits: it takes at least energy over power."""
+    def _stretched(self, seconds: Floats, joules: Floats, host_s: float) -> Floats:
+        """Under a power cap clocks fall until the step's mean power fits.
+
+        Power above idle falls with about the square of the clock near the board's limit, where voltage
+        follows frequency: a step that would draw r times what is left takes sqrt(r) times as long.
+        """
         if not self.power_cap_w:
             return np.array(seconds)
-        return np.maximum(seconds, joules / self._most_w)
+        over = joules / (self._most_w * (seconds + host_s))
+        return seconds * np.sqrt(np.maximum(over, 1.0))
 
     def _sum(self, operators: list[Operator]) -> Floats:
         total: Number = 0.0

@@ -31,6 +31,9 @@ class KernelFactors(Spec):
     expands_weights: bool = Field(
         False, description="whether narrow weights are expanded in memory before products of many rows"
     )
+    load_bytes_per_cycle: float = Field(
+        0.0, ge=0, description="bytes per clock that a processor can have loaded in products of a few rows; 0: no limit"
+    )
     narrow_sums: bool = Field(
         False, description="whether 16-bit products are summed in 16 bits, which gaming cards do at twice the rate"
     )
