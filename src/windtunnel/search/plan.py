@@ -174,8 +174,8 @@ def without_idle_slots(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates, those set aside that gain nothing from more request slots than their like has."""
 
     def like(c: Candidate) -> tuple[object, ...]:
-        engine = c.deployment.engine.model_copy(update={"max_num_seqs": 0})
-        return c.deployment.accelerator.name, c.deployment.plan, engine
+        engine = c.deployment.engine.model_copy(update={"max_num_seqs": 0})  # as text: its tables do not hash
+        return c.deployment.accelerator.name, c.deployment.plan, engine.model_dump_json()
 
     plain = {like(c): c for c in candidates if c.outcome == "meets" and not c.more_slots}
     out = []
