@@ -89,3 +89,26 @@ def test_8_bit_states_make_the_1_5b_model_finetunable_in_24_gb() -> None:
     plan: dict[str, Any] = {"weight_dtype": "fp32", "compute_dtype": "fp32", "master_weights": False}
     assert account(job("gpt2-xl", "rtx-3090", **plan, optimizer="adamw-8bit", seq_len=512)).fits
     assert not account(job("gpt2-xl", "rtx-3090", **plan, optimizer="adamw", seq_len=512)).fits
+
+
+def test_deepseek_v3_fits_80_gb_with_its_own_storage_formats() -> None:
+    """arXiv:2412.19437, sections 3.1 to 3.3: 2,048 H800, PP 16, EP 64, ZeRO-1, DualPipe, no tensor parallelism."""
+
+    def fits(**formats: Any) -> bool:
+        plan = TrainingPlan(
+            pipeline_parallel=16,
+            expert_parallel=64,
+            zero_stage=1,
+            schedule="dualpipe",
+            compute_dtype="fp8",
+            recompute="selective",
+            recompute_modules=("norm", "latent_up", "activation"),
+            **formats,
+        )
+        asked = training_job(
+            "deepseek-v3", "h100-sxm", gpus=2048, global_batch_sequences=15360, seq_len=4096, plan=plan
+        )
+        return account(asked).fits
+
+    assert fits(weight_dtype="fp8", state_dtype="bf16", narrow_activations=True)
+    assert not fits()

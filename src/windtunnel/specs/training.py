@@ -90,6 +90,8 @@ class TrainingPlan(Spec):
     optimizer: Optimizer = "adamw"
     optimizer_rank: int = Field(0, ge=0, description="rank of low-rank optimisers; 0: their papers' own")
     master_weights: bool = Field(True, description="an fp32 copy of the weights among the optimiser's states")
+    state_dtype: Literal["fp32", "bf16"] = Field("fp32", description="optimiser states beside an fp32 copy of weights")
+    narrow_activations: bool = Field(False, description="inputs of activation functions kept in 8 bits")
     offload_optimizer: Offload = "none"
     offload_activations: Offload = "none"
     offload_weights: Offload = "none"

@@ -245,12 +245,17 @@ def _mlp(found: LayerMemory, layout: MemoryLayout, ffn: int, name: str, module: 
     """Up (and gate) output, kept for the activation's gradient, and the input of down."""
     model, each = layout.model, layout.value_bytes
     width, gates = ffn / layout.tp, model.mlp_matrices - 1
-    found.add(f"{name} activation input", layout.tokens * gates * width * each, module)
+    found.add(f"{name} activation input", layout.tokens * gates * width * _activation_bytes(layout), module)
     if model.gated_mlp and not layout.plan.fused_kernels:
         found.add(f"{name} activation", layout.tokens * width * each, module, "activation")
     found.add(f"{name} down input", layout.tokens * width * layout.input_bytes, module, "activation", linear_input=True)
     found.output_gradients += (layout.tokens * gates * width + layout.rows * model.hidden) * each
     found.working.append((name, layout.tokens * (gates + 1) * width * each + _hidden_working(layout)))
+
+
+def _activation_bytes(layout: MemoryLayout) -> float:
+    """Bytes of a kept input of an activation function; in 8 bits as DeepSeek-V3 does (arXiv:2412.19437, 3.3.3)."""
+    return min(layout.value_bytes, 1.0) if layout.plan.narrow_activations else layout.value_bytes
 
 
 def _hidden_working(layout: MemoryLayout) -> Number:
@@ -275,7 +280,7 @@ def _routed(found: LayerMemory, layout: MemoryLayout) -> None:
     # Scores and probabilities in fp32.
     found.add("router scores", own * moe.experts * 8.0, "moe")
     found.add("dispatched tokens", rows * model.hidden * layout.input_bytes, "moe", linear_input=True)
-    found.add("experts activation input", rows * gates * width * each, "moe")
+    found.add("experts activation input", rows * gates * width * _activation_bytes(layout), "moe")
     if model.gated_mlp and not layout.plan.fused_kernels:
         found.add("experts activation", rows * width * each, "moe", "activation")
     found.add("experts down input", rows * width * layout.input_bytes, "moe", "activation", linear_input=True)

@@ -135,6 +135,8 @@ def _master_bytes(layout: MemoryLayout, matrices: list[Matrix]) -> Number:
 
 def state_value_bytes(layout: MemoryLayout) -> float:
     """Bytes of an optimiser state's value: fp32 beside fp32 weights, else the weights' own 16 bits."""
+    if layout.plan.state_dtype == "bf16":
+        return 2.0
     return 4.0 if layout.plan.master_weights or layout.weight_bytes >= 4.0 else 2.0
 
 
