@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 from windtunnel.cost.attention import prefill_attention_coefficients
-from windtunnel.cost.device import Device
+from windtunnel.cost.device import Device, device_of
 from windtunnel.cost.elementwise import elementwise_seconds
 from windtunnel.cost.gemm import compute_seconds
 from windtunnel.cost.network import (
@@ -33,7 +33,7 @@ from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.operator import Number, Operator
 from windtunnel.operators.training import Attention, GroupCollective, Phase
 from windtunnel.specs.fields import Seconds, Source, Spec
-from windtunnel.specs.load import build, catalogue_folder
+from windtunnel.specs.load import build, catalogue_folder, resolve
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,6 +44,10 @@ class EngineHabits(Spec):
     launch_s: Seconds = Field(ge=0, description="host time to launch a kernel")
     step_s: Seconds = Field(ge=0, description="host time per step that nothing hides: data, logging, clipping")
     bucket_values: float = Field(gt=0, description="values gathered or reduced in one collective")
+    owner_broadcasts: bool = Field(
+        False,
+        description="each shard is reduced to and broadcast from its owner, one after another, not gathered at once",
+    )
     async_tensor_backward: bool = Field(description="TP collectives of input gradients run behind weight gradients")
 
 
@@ -60,6 +64,7 @@ class TrainingConstants(Spec):
     sustained: dict[str, dict[str, float]] = Field(
         description="share of the calibrated rate kept over a step, by device or family and arithmetic"
     )
+    sustained_on: dict[str, str] = Field(description="the device that a family's share was fitted on")
     flash: dict[str, dict[int, FlashRate]] = Field(description="older generations of FlashAttention, by family")
     attention_backward_rate: float = Field(gt=0, le=1, description="rate of attention's gradient over its forward's")
     attention_fp8_rate: float = Field(gt=0, description="rate of 8-bit attention over 16-bit")
@@ -75,14 +80,30 @@ def training_constants() -> TrainingConstants:
     return build(TrainingConstants, yaml.safe_load(text), "catalogue/training.yaml")
 
 
+@lru_cache(maxsize=256)
 def sustained_rate(device: Device, dtype: str) -> float:
-    """Share of the calibrated rate that the device keeps over a step: its own, its family's, or the default."""
+    """Share of the calibrated rate that the device keeps over a step: its own, its family's, or the default.
+
+    A device that takes its family's has another power limit than the one it was fitted on: dynamic
+    power grows with the cube of the clock, so the rate scales with the cube root of watts per peak FLOP.
+    """
     known = training_constants().sustained
     for name in (device.accelerator.name, device.accelerator.architecture, "default"):
         found = known.get(name, {})
         if dtype in found or "default" in found:
-            return found.get(dtype, found.get("default", 1.0))
+            rate = found.get(dtype, found.get("default", 1.0))
+            return min(rate * _power_scale(device, name), 1.0)
     return 1.0
+
+
+def _power_scale(device: Device, family: str) -> float:
+    reference = training_constants().sustained_on.get(family)
+    if reference is None or reference == device.accelerator.name:
+        return 1.0
+    other = device_of(resolve("accelerators", reference))
+    watts, fitted = ((one.accelerator.max_w - one.accelerator.idle_w) for one in (device, other))
+    ratio = watts / device.peak_flops_per_s("bf16") / (fitted / other.peak_flops_per_s("bf16"))
+    return float(ratio ** (1.0 / 3.0))
 
 
 def flash_rate(device: Device, version: int, *, backward: bool) -> float:

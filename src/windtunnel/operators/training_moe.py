@@ -39,7 +39,10 @@ def routed_mlp(rec: Recorder, model: ModelSpec) -> None:
     permute(rec, "dispatch copies", own, h, top)
     exchange(rec, copies * h * ACTIVATION_BYTES)
     rows = copies * m.etp * m.plan.moe_imbalance
+    # What arrives is in the order of ranks: it is sorted by the rank's own experts, and back afterwards.
+    rec.stream("moe", "sort by expert", rows, (h, h), (h, h), 2)
     grouped_products(rec, model, rows)
+    rec.stream("moe", "sort back", rows, (h, h), (h, h), 2)
     permute(rec, "combine copies", own, h, top)
 
 

@@ -141,6 +141,8 @@ def _bucketed(layouts: Layouts, amount: Number, each: float, group: Group, netwo
     """A tensor sent in buckets, so that what is ready need not wait for the rest."""
     price = {"all_gather": all_gather_seconds, "all_reduce": all_reduce_seconds}.get(kind, reduce_scatter_seconds)
     count = buckets(layouts, amount)
+    if layouts.engine.owner_broadcasts and kind != "all_reduce":
+        count = np.maximum(count, group.size)
     return count * price(np.asarray(amount) * each / count, group, network)
 
 
