@@ -124,6 +124,8 @@ def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
     for name in ("max_num_seqs", "max_model_len", "block_size", "watermark_blocks"):
         world[name] = getattr(settings, name)
     world["budget"] = settings.max_num_batched_tokens
+    for name in ("full_groups", "window_groups", "kv_window"):
+        world[name] = getattr(settings, name)
     world["chunked"] = settings.enable_chunked_prefill
     world["prefix"] = settings.enable_prefix_caching
     queue = SCHEDULERS[settings.scheduler].queue
@@ -183,7 +185,7 @@ def _requests(workload: RequestTable, settings: SchedulerSettings) -> Array:
     longest = np.minimum(total, settings.max_model_len)
     requests["output"] = longest - workload.prompt_tokens
     fits = (workload.prompt_tokens < settings.max_model_len) & (
-        -(-np.minimum(longest - 1 + settings.spare_tokens, settings.max_model_len) // settings.block_size)
+        settings.blocks_for(np.minimum(longest - 1 + settings.spare_tokens, settings.max_model_len))
         <= settings.num_blocks - 1
     )
     if settings.over_length == "reject":

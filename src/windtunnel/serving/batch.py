@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from windtunnel.serving.footprint import FROM_TICK, blocks_of
 from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.kv_cache import cache_full, release, take
 from windtunnel.serving.queue import pop_head, push_front
@@ -26,14 +27,14 @@ def held_blocks(world: Any, replica: Any, slot: Any) -> int:
     """KV blocks that the slot's request owns."""
     if world.prefix or slot.state == PREFILL:
         return int(slot.blocks)
-    return int((slot.start + replica.tick + slot.chunk + world.block_size - 1) // world.block_size)
+    computed = slot.start + replica.tick
+    return int(blocks_of(world, computed, slot.chunk) if slot.chunk > 0 else blocks_of(world, computed - 1, 1))
 
 
 @inlined
 def blocks_short(world: Any, replica: Any, slot: Any, tokens: int) -> int:
     """Blocks that must be taken before the slot's request can compute `tokens` more."""
-    total = computed_tokens(replica, slot) + tokens
-    return int((total + world.block_size - 1) // world.block_size - held_blocks(world, replica, slot))
+    return int(blocks_of(world, computed_tokens(replica, slot), tokens) - held_blocks(world, replica, slot))
 
 
 @inlined
@@ -59,6 +60,9 @@ def grant(
     short = blocks_short(world, replica, slot, tokens)
     if short > 0:
         take_blocks(world, replica, slots, blocks, cells, row, short)
+    elif short < 0 and not FROM_TICK:  # a window moved on
+        replica.free_blocks -= short
+        slot.blocks += short
     slot.chunk = tokens
     if world.prefix:
         full = (computed_tokens(replica, slot) + tokens) // world.block_size
@@ -84,6 +88,8 @@ def _leave_decode(world: Any, replica: Any, slot: Any, phase: Any) -> None:
 def enter_decode(world: Any, replica: Any, slot: Any, phase: Any, remaining: int) -> None:
     """The prompt is done: from now on the request advances one token a step."""
     computed = slot.start
+    if not FROM_TICK:
+        replica.free_blocks += slot.blocks - blocks_of(world, computed - 1, 1)
     slot.state = DECODE
     slot.start = computed - replica.tick
     slot.finish_tick = replica.tick + remaining

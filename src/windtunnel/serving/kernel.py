@@ -39,10 +39,12 @@ from windtunnel.serving.schedulers import scheduler_info
 
 _ROOT = "windtunnel.serving."
 _HERE = Path(__file__).parent
-_EVICTING = {"kv_cache": "eviction"}
-"""... in the prefix cache with an order of eviction of its own."""
 _AHEAD = {"composer": "ahead.compose", "ending": "ahead.ending", "timing": "ahead.timing"}
-"""What stands in the place of what in the vLLM scheduler that composes ahead or with drafts."""
+"""What stands in the place of what in the vLLM scheduler that composes ahead or with drafts ..."""
+_EVICTING = {"kv_cache": "eviction"}
+"""... in a prefix cache with another order of eviction ..."""
+_WINDOWED = {"footprint": "windowed"}
+"""... and where sliding-window layers free what they no longer need."""
 _SHARED = ("state", "jit", "plain")
 """Modules without anything to specialise."""
 
@@ -58,13 +60,21 @@ class Kernel:
     compiled: bool
 
 
-def kernel(scheduler: str = "vllm", *, ahead: bool = False, evicting: bool = False, compiled: bool = True) -> Kernel:
+def kernel(
+    scheduler: str = "vllm",
+    *,
+    ahead: bool = False,
+    evicting: bool = False,
+    windowed: bool = False,
+    compiled: bool = True,
+) -> Kernel:
     """The event loop of a scheduler, made on first use.
 
     Args:
         scheduler: a name of `schedulers.SCHEDULERS`.
         ahead: the loop for asynchronous scheduling or speculative tokens (of `vllm`).
         evicting: the loop whose prefix cache evicts in another order than least recently used.
+        windowed: the loop in which sliding-window layers free what they no longer need.
         compiled: False for plain Python (NUMBA_DISABLE_JIT=1 makes all of them plain).
 
     Raises:
@@ -73,9 +83,11 @@ def kernel(scheduler: str = "vllm", *, ahead: bool = False, evicting: bool = Fal
     info = scheduler_info(scheduler)
     compiled = compiled and not DISABLED
     with _LOCK:
-        kind = f"{'ahead_' * ahead}{'evicting_' * evicting}{'compiled' if compiled else 'plain'}"
+        kind = f"{'ahead_' * ahead}{'evicting_' * evicting}{'windowed_' * windowed}"
+        kind += "compiled" if compiled else "plain"
         if (info.module, kind) not in _KERNELS:
-            swapped = (_AHEAD if ahead else {"composer": info.module}) | (_EVICTING if evicting else {})
+            swapped = _AHEAD if ahead else {"composer": info.module}
+            swapped = swapped | (_EVICTING if evicting else {}) | (_WINDOWED if windowed else {})
             _KERNELS[info.module, kind] = Kernel(_run_loop(info.module, swapped, kind), compiled)
         return _KERNELS[info.module, kind]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from windtunnel.serving.footprint import blocks_whole
 from windtunnel.serving.jit import njit
 from windtunnel.serving.queue import before, bring_forward
 from windtunnel.serving.state import DECODE, PREFILL
@@ -39,7 +40,7 @@ def make_room(
     i = _best_waiting(requests, replica, -1)
     while i >= 0 and budget > 0:
         total = requests[i].prompt + requests[i].generated
-        need = (total + world.block_size - 1) // world.block_size
+        need = blocks_whole(world, total)
         while (seats < 1 or free < need) and replica.running > 0:
             worst = worst_running(requests, replica, slots)
             request = slots[slots[worst].order].request

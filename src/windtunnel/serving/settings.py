@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from windtunnel.errors import Problem, SpecError
 from windtunnel.serving.drafting import Drafting, drafting_problems
 from windtunnel.serving.schedulers import SCHEDULERS, SchedulerInfo, scheduler_info
 from windtunnel.specs.scheduler import SchedulerOptions
 
+Ints = npt.NDArray[np.int64]
 Policy = Literal["fcfs", "priority"]
 Eviction = Literal["lru", "lfu", "belady", "learned"]
 OverLength = Literal["reject", "truncate"]
@@ -30,6 +34,9 @@ class SchedulerSettings:
         block_size: tokens of one KV block.
         enable_chunked_prefill: whether a prompt may be spread over several steps.
         enable_prefix_caching: whether full blocks of equal content are shared.
+        window_groups, full_groups, kv_window: groups of layers with a block table of their own, those that
+            keep a sliding window of `kv_window` tokens and those that keep everything; `num_blocks`
+            counts blocks of one group. Without windowed groups all layers share one table.
         eviction: which cached blocks make room: `lru` (as vLLM), `lfu`, `belady` (the oracle that knows
             the workload) or `learned` (see `windtunnel.serving.eviction`).
         policy: `fcfs`, or `priority` (smaller value first, then arrival).
@@ -62,6 +69,9 @@ class SchedulerSettings:
     host_blocks: int = 0
     swap_block_s: float = 0.0
     eviction: Eviction = "lru"
+    window_groups: int = 0
+    full_groups: int = 1
+    kv_window: int = 0
     async_scheduling: bool = False
     drafting: Drafting | None = None
 
@@ -79,6 +89,15 @@ class SchedulerSettings:
     def spare_tokens(self) -> int:
         """Tokens beyond a request's own for which it may hold KV blocks at its end."""
         return self.drafting.spare_tokens if self.drafting is not None else 0
+
+    def blocks_for(self, tokens: Ints) -> Ints:
+        """KV blocks that must be there for requests of so many computed tokens to fit at all."""
+        total: Ints = -(-tokens // self.block_size)
+        if not self.window_groups:
+            return total
+        most = -(-(self.kv_window - 1 + self.max_num_batched_tokens) // self.block_size) + 1
+        held: Ints = self.full_groups * total + self.window_groups * np.minimum(total, most)
+        return held
 
     @property
     def evicting(self) -> bool:
@@ -168,8 +187,25 @@ def _scheduler_problems(settings: SchedulerSettings, info: SchedulerInfo) -> lis
     if settings.eviction not in EVICTIONS:
         allowed = ", ".join(EVICTIONS)
         problems.append(Problem("unknown eviction", path="eviction", got=repr(settings.eviction), allowed=allowed))
+    if settings.window_groups:
+        problems += _window_problems(settings)
     if settings.swap_block_s < 0:
         problems.append(Problem("must not be negative", path="swap_block_s", got=str(settings.swap_block_s)))
+    return problems
+
+
+def _window_problems(settings: SchedulerSettings) -> list[Problem]:
+    """What groups of sliding-window layers cannot be combined with."""
+    problems = [
+        Problem(f"must be at least {least} with groups of windowed layers", path=name, got=str(getattr(settings, name)))
+        for name, least in (("window_groups", 1), ("full_groups", 0), ("kv_window", 1))
+        if getattr(settings, name) < least
+    ]
+    if settings.enable_prefix_caching:
+        problems.append(Problem("is modelled without groups of windowed layers", path="enable_prefix_caching"))
+    if settings.ahead:
+        text = "asynchronous scheduling and drafts are modelled without groups of windowed layers"
+        problems.append(Problem(text, path="window_groups"))
     return problems
 
 

@@ -59,7 +59,13 @@ def simulate(
     if hooks is not None:
         for field in fields(hooks):
             world[f"hook_{field.name}"] = getattr(hooks, field.name)
-    loop = kernel(settings.scheduler, ahead=settings.ahead, evicting=settings.evicting, compiled=compiled)
+    loop = kernel(
+        settings.scheduler,
+        ahead=settings.ahead,
+        evicting=settings.evicting,
+        windowed=settings.window_groups > 0,
+        compiled=compiled,
+    )
     status = execute(arrays, loop)
     return _simulation(workload, settings, arrays, _STOPS[status])
 

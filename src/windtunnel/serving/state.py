@@ -56,7 +56,7 @@ WORLD = _dtype(
         "draft_step_s draft_prefill_step_s draft_prefill_token_s draft_prefill_pair_s draft_prefill_read_s",
     ),
     draft_energy=(_f, "draft_w"),
-    cache=(_i, "eviction"),
+    cache=(_i, "eviction full_groups window_groups kv_window"),
     hooks=(_i, "hook_order hook_victim hook_chunk hook_admit hook_route"),
 )
 

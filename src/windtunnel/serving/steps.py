@@ -11,6 +11,7 @@ from typing import Any
 
 from windtunnel.serving.admission import idle_hits, look_up, seat
 from windtunnel.serving.batch import admit, advance_granted, blocks_short, finish_composing, grant
+from windtunnel.serving.footprint import blocks_whole
 from windtunnel.serving.jit import njit
 from windtunnel.serving.log import log_entry, log_served
 from windtunnel.serving.queue import before
@@ -117,7 +118,7 @@ def tokens_left(world: Any, request: Any, hits: int) -> int:
 def blocks_needed(world: Any, requests: Any, replica: Any, blocks: Any, cells: Any, i: int, hits: int) -> int:
     """Free blocks that the queue's head i takes until its whole sequence so far is computed."""
     total = requests[i].prompt + requests[i].generated
-    need = (total + world.block_size - 1) // world.block_size - hits
+    need = blocks_whole(world, total) - hits
     if hits > 0:
         need += idle_hits(blocks, cells[replica.head_row], hits)
     return int(need)
@@ -184,7 +185,7 @@ def expected_tokens(world: Any, request: Any) -> int:
 @njit
 def blocks_to_end(world: Any, request: Any) -> int:
     """Blocks reserved for a request until it ends (the last token is never computed), at most all there are."""
-    need = (expected_tokens(world, request) - 1 + world.block_size - 1) // world.block_size
+    need = blocks_whole(world, expected_tokens(world, request) - 1)
     return int(min(max(need, 1), world.usable_blocks))
 
 

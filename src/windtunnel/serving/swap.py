@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.batch import clear_step, computed_tokens, preempt
+from windtunnel.serving.footprint import blocks_of
 from windtunnel.serving.jit import njit
 from windtunnel.serving.log import log_preempted
 
@@ -55,7 +56,7 @@ def evict(
     slot = slots[slots[index].order]
     request = requests[slot.request]
     computed = computed_tokens(replica, slot)
-    count = (computed + world.block_size - 1) // world.block_size
+    count = blocks_of(world, max(computed - 1, 0), min(computed, 1))
     request.swapped = 0
     if world.swaps and computed > 0 and replica.host_used + count - request.kept <= world.host_blocks:
         moved = count - request.kept
@@ -82,7 +83,7 @@ def restore(world: Any, requests: Any, replica: Any, slot: Any) -> None:
     if start <= slot.start:
         request.swapped = 0
         return
-    count = (start + world.block_size - 1) // world.block_size
+    count = blocks_of(world, start - 1, 1)
     moved = count - slot.blocks
     _transfer(world, replica, moved)
     replica.swapped_in += moved

@@ -27,6 +27,7 @@ from windtunnel.serving.batch import (
     preempt,
     recount,
 )
+from windtunnel.serving.footprint import FROM_TICK, blocks_whole
 from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.log import log_entry, log_preempted, log_served
 from windtunnel.serving.state import DECODE, PREFILL
@@ -50,7 +51,7 @@ def _last_chunk(world: Any, replica: Any, slots: Any, phase: Any) -> int:
     A prompt that did not fit the budget is the last in the running order, as nothing is
     admitted after it; only a limit on long prompts lets others come behind.
     """
-    if world.stages > 1 or replica.prefilling > 1:
+    if world.stages > 1 or replica.prefilling > 1 or not FROM_TICK:
         return -1
     need = phase[replica.tick % world.block_size]
     chunk = 0
@@ -165,7 +166,7 @@ def _admit_waiting(
         if not world.chunked and tokens > budget:
             break
         tokens = min(tokens, budget)
-        need = (target + world.block_size - 1) // world.block_size - hits
+        need = blocks_whole(world, target) - hits
         if hits > 0:
             need += idle_hits(blocks, cells[replica.head_row], hits)
         if replica.running > 0:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.batch import held_blocks
+from windtunnel.serving.footprint import blocks_whole
 from windtunnel.serving.jit import njit
 from windtunnel.serving.state import DECODE, PREFILL
 from windtunnel.serving.steps import advance, blocks_needed, cached_blocks, finish, serve, start, tokens_left
@@ -25,7 +26,7 @@ from windtunnel.serving.swap import begin
 
 @njit
 def _end_blocks(world: Any, request: Any) -> int:
-    return int((request.prompt + request.output - 1 + world.block_size - 1) // world.block_size)
+    return int(blocks_whole(world, request.prompt + request.output - 1))
 
 
 @njit
@@ -57,7 +58,7 @@ def compose(
         hits = cached_blocks(world, requests, replica, slots, blocks, cells, segments, i)
         tokens = min(tokens_left(world, requests[i], hits), budget)
         now = blocks_needed(world, requests, replica, blocks, cells, i, hits)
-        total = (requests[i].prompt + requests[i].generated + world.block_size - 1) // world.block_size
+        total = blocks_whole(world, requests[i].prompt + requests[i].generated)
         later = max(0, _end_blocks(world, requests[i]) - total)
         if replica.running > 0 and now + later + pledged > replica.free_blocks:
             break

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from windtunnel.serving.footprint import blocks_whole
 from windtunnel.serving.jit import njit
 from windtunnel.serving.state import DECODE
 from windtunnel.serving.steps import MAX_MODEL_LEN, POWER_OF_TWO, advance, finish, serve, start
@@ -38,7 +39,7 @@ def _batch_blocks(world: Any, requests: Any, first: int, count: int, output: int
     """Blocks for the first `count` waiting requests with this many output tokens each."""
     total, i = 0, first
     for _ in range(count):
-        total += (requests[i].prompt + output - 1 + world.block_size - 1) // world.block_size
+        total += blocks_whole(world, requests[i].prompt + output - 1)
         i = requests[i].next
     return total
 
