@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from windtunnel.cost.build_surface import step_surface
-from windtunnel.cost.memory import MemoryNeed, memory_need
+from windtunnel.cost.memory import MemoryNeed, kv_bytes_per_token, memory_need
 from windtunnel.cost.surface import StepSurface
 from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import SchedulerSettings, Simulation, run
@@ -28,7 +28,7 @@ def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSett
     """The scheduler's settings of one replica, its KV blocks from the memory account."""
     engine = deployment.engine
     block_bytes = memory.kv_bytes_per_token * engine.block_size
-    return SchedulerSettings(
+    settings = SchedulerSettings(
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=max(engine.max_num_batched_tokens, engine.max_num_seqs),
         max_model_len=deployment.max_model_len,
@@ -44,6 +44,30 @@ def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSett
         eviction=engine.eviction,
         host_blocks=int(engine.scheduler_options.swap_space_bytes / block_bytes),
         swap_block_s=block_bytes / deployment.accelerator.host_link_bytes_per_s,
+    )
+    return _with_windows(settings, deployment, memory) if engine.hybrid_kv_cache else settings
+
+
+def _with_windows(settings: SchedulerSettings, deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSettings:
+    """The settings with a block table for every group of layers, where some layers keep a window only.
+
+    Groups have as many layers as the rarer kind (vLLM 0.32, `get_kv_cache_groups`); what does not divide is padded.
+    """
+    model = deployment.model
+    full = model.attention_layers - model.window_layers
+    if not model.window_layers or deployment.plan.pipeline_parallel > 1:
+        return settings
+    layers = min(full, model.window_layers) or model.window_layers
+    token_bytes = kv_bytes_per_token(model, deployment.plan) / model.attention_layers * layers
+    block_bytes = token_bytes * settings.block_size
+    return replace(
+        settings,
+        num_blocks=max(int(memory.kv_bytes / block_bytes), 2),
+        host_blocks=int(settings.options.swap_space_bytes / block_bytes),
+        swap_block_s=block_bytes / deployment.accelerator.host_link_bytes_per_s,
+        window_groups=-(-model.window_layers // layers),
+        full_groups=-(-full // layers),
+        kv_window=model.window_tokens,
     )
 
 

@@ -52,6 +52,11 @@ class EngineSpec(Spec):
     max_num_batched_tokens: int = Field(2048, ge=1, description="token budget of a step")
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
+    hybrid_kv_cache: bool = Field(
+        False,
+        description="whether blocks of sliding-window layers are followed one by one (slower), rather than counted "
+        "by a typical request's length; without prefix caching and pipeline stages",
+    )
     eviction: Literal["lru", "lfu", "belady", "learned"] = Field(
         "lru", description="which cached blocks make room; belady knows the workload and bounds the others"
     )
