@@ -131,6 +131,14 @@ def test_experts_exchange_tokens() -> None:
     assert inside.parts["expert"] < plain.parts["expert"]
 
 
+def test_consecutive_pieces_wait_for_the_last_rank() -> None:
+    """(2 - 1 / n) times the even share of attention, and nothing else, is added."""
+    even, uneven = price(job(context_parallel=4)), price(job(context_parallel=4, context_balanced=False))
+    scores = 3.5 * attention_flops_per_token(even.job.model, 4096) * even.job.tokens
+    assert uneven.hardware_flops - even.hardware_flops == pytest.approx(0.75 * scores)
+    assert uneven.seconds > even.seconds
+
+
 def test_ring_and_ulysses_send_what_their_papers_say() -> None:
     ring, heads = price(job(context_parallel=8)), price(job(context_parallel=8, context_method="ulysses"))
     assert heads.parts["context"] > 0

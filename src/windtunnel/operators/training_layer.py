@@ -302,13 +302,18 @@ def _grouped_query(rec: Recorder, model: ModelSpec) -> None:
 
 
 def _pairs(m: Microbatch, window_tokens: int = 0) -> Number:
-    """Query-key pairs of a rank's causal attention, over its context share."""
+    """Query-key pairs of a rank's causal attention, over its context share.
+
+    With sequences cut into consecutive pieces, the last of n ranks attends to all keys and sets the pace:
+    (2 - 1 / n) times the even share.
+    """
     s = m.seq_len
     pairs = s * (s + 1) / 2
     if window_tokens:
         short = np.maximum(np.asarray(s, dtype=np.float64) - window_tokens, 0.0)
         pairs = pairs - short * (short + 1) / 2
-    return m.sequences * pairs / m.cp
+    even = m.plan.context_balanced or m.plan.context_method == "ulysses"
+    return m.sequences * pairs / m.cp * (1.0 if even else 2.0 - 1.0 / m.cp)
 
 
 def scores(rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim: int, v_dim: int) -> None:

@@ -67,6 +67,7 @@ class TrainingPlan(Spec):
     stage_layers: tuple[int, ...] = Field((), description="layers of each pipeline rank; empty: as even as they go")
     context_parallel: int = Field(1, ge=1, description="CP degree")
     context_method: Literal["ring", "ulysses"] = Field("ring", description="how context-parallel ranks attend")
+    context_balanced: bool = Field(True, description="a ring rank holds an early and a late piece of the sequence")
     expert_parallel: int = Field(1, ge=1, description="EP degree")
     expert_tensor_parallel: int = Field(0, ge=0, description="TP degree inside an expert; 0: 1 with experts spread out")
     zero_stage: Literal[0, 1, 2, 3] = Field(

@@ -138,7 +138,7 @@ def price(job: TrainingJob, *, timeline: bool = False) -> StepTime:
     fixed = {"optimizer": update, "offload": offload, "host": layouts.engine.step_s}
     rows = tuple(_rank(job, works, played, rank, total, sum(ends[rank]), fixed, hop) for rank in ranks)
     parts = {name: sum(row.parts[name] for row in rows) / len(rows) for name in PARTS}
-    hardware, joules = _work(job, works, total)
+    hardware, joules = _work(job, works, total, total - parts["bubble"] - parts["host"])
     return StepTime(
         job=job,
         seconds=total,
@@ -245,8 +245,8 @@ def _offloaded(job: TrainingJob, works: list[StageWork], update: float) -> tuple
     return added, found.update_s if job.plan.offload_optimizer != "none" else update, found.binds
 
 
-def _work(job: TrainingJob, works: list[StageWork], total: float) -> tuple[float, float]:
-    """(floating-point operations of the step, joules of accelerators and servers)."""
+def _work(job: TrainingJob, works: list[StageWork], total: float, busy: float) -> tuple[float, float]:
+    """(floating-point operations of the step, joules of accelerators and servers); terms as in `cost.energy`."""
     device, shares = layouts_of(job).device(), energy_shares()
     done = PhaseSeconds()
     for work in works:
@@ -259,6 +259,7 @@ def _work(job: TrainingJob, works: list[StageWork], total: float) -> tuple[float
         shares.compute_share * flops / peak_flops_per_s(job)
         + shares.memory_share * moved / device.bandwidth_bytes_per_s
         + shares.link_share * sent / max(job.scale_up.bytes_per_s, 1.0)
+        + shares.active_share * busy
     )
     servers = -(-job.gpus // domain_of(job.gpus, job.node.accelerators)) * job.node.host_w
     one = job.accelerator.idle_w * total + min(drawn, envelope * total)
