@@ -178,6 +178,21 @@ def streamed(name: str, rows: Number, read: Number, written: Number, kernels: in
     return elementwise(name, "tokens", 1.0, rows, read=read, written=written, kernels=kernels)  # type: ignore[arg-type]
 
 
+def score_passes(*, backward: bool, fused: bool = True, dropout: bool = False) -> float:
+    """Times that attention's scores are read or written, in 16-bit values, when they go through memory.
+
+    Fused scaling, masking and softmax: forward the product writes, softmax reads and writes, the product with
+    the values reads; backward two reads and a write of softmax's gradient stand between two products that
+    write and read twice. As separate calls with softmax in fp32 (two values each): scaling and masking
+    read and write, scores are widened, normalised and narrowed again, forward and backward. Dropout
+    reads, writes and moves a mask of bytes.
+    """
+    mask = 2.5 if dropout else 0.0
+    if fused:
+        return (6.0 if backward else 4.0) + mask
+    return (20.0 if backward else 12.0) + mask
+
+
 def attention(
     tokens: Number,
     pairs: Number,
@@ -191,21 +206,21 @@ def attention(
     flash: bool,
     dtype: Dtype = "bf16",
     version: int = 0,
+    passes: float | None = None,
 ) -> Attention:
     """Attention with its exact work: 2 * heads * (head_dim + v_head_dim) FLOPs per pair, forward.
 
     The backward pass multiplies twice per forward product and computes the scores again when they
     were not kept: 2.5 times the work with FlashAttention, twice without. Unfused attention computes
-    the whole square and moves the scores: written, read by softmax, written, read by the product
-    with the values, in 16 bits.
+    the whole square and moves the scores `passes` times (see `score_passes`).
     """
     pairs_done = pairs if flash else 2.0 * np.asarray(pairs, dtype=np.float64)
     work = 2.0 * q_heads * (head_dim + v_head_dim) * pairs_done
     times = (2.5 if flash else 2.0) if backward else 1.0
     qo = tokens * q_heads * (head_dim + v_head_dim) * ACTIVATION_BYTES
     kv = context_tokens * kv_heads * (head_dim + v_head_dim) * ACTIVATION_BYTES
-    passes = 0.0 if flash else (6.0 if backward else 4.0)
-    scores = passes * q_heads * pairs_done * ACTIVATION_BYTES
+    moved = score_passes(backward=backward) if passes is None else passes
+    scores = 0.0 if flash else moved * q_heads * pairs_done * ACTIVATION_BYTES
     return Attention(
         name="attention, gradient" if backward else "attention",
         part="tokens",

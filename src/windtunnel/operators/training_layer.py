@@ -23,6 +23,7 @@ from windtunnel.operators.training import (
     gradients,
     group_collective,
     linear,
+    score_passes,
     streamed,
 )
 from windtunnel.specs.fields import DTYPE_BYTES, Dtype
@@ -337,6 +338,7 @@ def scores(rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim:
             flash=plan.flash_attention,
             dtype=dtype,
             version=plan.flash_version,
+            passes=score_passes(backward=backward, fused=plan.fused_kernels, dropout=plan.dropout),
         )
         for backward in (False, True)
     ]
