@@ -27,6 +27,7 @@ from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.training import DTYPE_BYTES_TRAINING
 from windtunnel.training.layouts import Layouts
 from windtunnel.training.optimizers import Matrix, state_bytes
+from windtunnel.training.update import product_flops
 
 QUANTIZED_WEIGHT_BYTES = 1.0
 QUANTIZED_GRADIENT_BYTES = 0.5
@@ -117,8 +118,7 @@ def scatter_seconds(layouts: Layouts, values: Values) -> Number:
     total: Number = 0.0
     for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
         if layouts.plan.quantized_gradients_comm:
-            # All-to-alls of 4-bit blocks in place of a ring.
-            total = total + all_to_all_seconds(amount * QUANTIZED_GRADIENT_BYTES, copies.shards(), network)
+            total = total + _quantized_reduce_seconds(amount * QUANTIZED_GRADIENT_BYTES, copies.shards(), network)
         else:
             total = total + _bucketed(layouts, amount, each, copies.shards(), network, "reduce_scatter")
     return total
@@ -131,6 +131,14 @@ def replica_seconds(layouts: Layouts, values: Values) -> Number:
     for amount, copies in zip((values.dense, values.experts), _copies(layouts), strict=True):
         total = total + _bucketed(layouts, amount / copies.shard, each, copies.replicas(), network, "all_reduce")
     return total
+
+
+def _quantized_reduce_seconds(size: Number, group: Group, network: Network) -> Number:
+    """Two all-to-alls of 4-bit blocks in place of a ring: inside the node, where gradients are summed, then of
+    what is left between nodes (ZeRO++, section 3.3)."""
+    here, nodes = network.per_node(group), network.nodes(group)
+    inside = all_to_all_seconds(size, Group(here, group.stride), network)
+    return inside + all_to_all_seconds(size / here, Group(nodes, np.asarray(group.stride) * here), network)
 
 
 def _gradient_bytes(layouts: Layouts) -> float:
@@ -175,26 +183,22 @@ def optimizer_seconds(layouts: Layouts, values: Values) -> Number:
     return (share * each + cleared) / rate + _projections(layouts, share)
 
 
-def state_value_bytes(layouts: Layouts) -> float:
-    """Bytes of optimiser states per weight, of a matrix as wide as the model's MLP."""
-    model, plan = layouts.job.model, layouts.plan
+def _typical_matrix(layouts: Layouts) -> Matrix:
+    """A matrix of the model's MLP, which stands for its weights."""
+    model = layouts.job.model
     width = model.ffn or (model.moe.expert_ffn if model.moe else model.hidden)
-    matrix = Matrix("mlp", "linear", float(model.hidden), float(width))
-    return float(state_bytes(plan.optimizer, matrix, rank=plan.optimizer_rank)) / (model.hidden * width)
+    return Matrix("mlp", "linear", float(model.hidden), float(width))
+
+
+def state_value_bytes(layouts: Layouts) -> float:
+    """Bytes of optimiser states per weight."""
+    matrix = _typical_matrix(layouts)
+    return float(state_bytes(layouts.plan.optimizer, matrix, rank=layouts.plan.optimizer_rank) / matrix.values)
 
 
 def _projections(layouts: Layouts, share: Number) -> Number:
-    """Products of optimisers that work in other spaces, at the matrix units' rate.
-
-    Muon: five Newton-Schulz steps of three products each over the shorter side (Jordan et al., 2024);
-    GaLore, APOLLO, FRUGAL and COSMOS project gradients down and updates up.
-    """
-    plan, model, device = layouts.plan, layouts.job.model, layouts.device()
-    if plan.optimizer == "muon":
-        flops = 5 * 6.0 * model.hidden
-    elif plan.optimizer in ("galore", "apollo", "frugal", "cosmos"):
-        flops = 4.0 * (plan.optimizer_rank or model.hidden / 4)
-    else:
-        return 0.0
+    """Products of optimisers that work in other spaces (`training.update`), at the matrix units' rate."""
+    plan, device, matrix = layouts.plan, layouts.device(), _typical_matrix(layouts)
+    each = float(product_flops(plan.optimizer, matrix, plan.optimizer_rank) / matrix.values)
     rate = device.constants.gemm_of("bf16").compute_efficiency * device.peak_flops_per_s("bf16")
-    return share * flops / rate
+    return share * each / rate

@@ -9,6 +9,7 @@ import numpy as np
 from windtunnel.cost.energy import energy_shares
 from windtunnel.cost.network import domain_of
 from windtunnel.cost.training import PhaseSeconds
+from windtunnel.errors import InfeasibleError
 from windtunnel.specs.prices import price_usd_per_h
 from windtunnel.specs.training import TrainingJob
 from windtunnel.training.flops import training_flops_per_token
@@ -241,6 +242,9 @@ def _offloaded(job: TrainingJob, works: list[StageWork], update: float) -> tuple
     forward = times * sum(float(works[stage].part.forward_s + works[stage].forward_data) for stage in held)
     backward = times * sum(float(works[stage].part.backward_s + works[stage].backward_data) for stage in held)
     found = offload_time(job, forward, backward)
+    if not np.isfinite(found.step_s):
+        slow = next(part for part in found.binds if part and part != "compute")
+        raise InfeasibleError(f"the plan offloads over the {slow}, whose rate {job.node.name} does not state")
     added = found.forward_s - forward + found.backward_s - backward
     return added, found.update_s if job.plan.offload_optimizer != "none" else update, found.binds
 
