@@ -138,3 +138,16 @@ def test_cards_are_shared_among_the_ranks_of_a_node() -> None:
     half = network_of(job.model_copy(update={"node": job.node.model_copy(update={"nics": 4})}))
     assert full.between_bytes_per_s == pytest.approx(50e9 * job.scale_out.efficiency)
     assert half.between_bytes_per_s == pytest.approx(full.between_bytes_per_s / 2)
+
+
+@pytest.mark.parametrize("gpus", [2, 8])
+def test_cards_on_a_bus_share_it(gpus: int) -> None:
+    """Without links of their own, more cards leave each less than its host link."""
+    job = training_job(
+        "llama-3.2-1b", "l40s", gpus=gpus, global_batch_sequences=gpus, seq_len=1024, plan=TrainingPlan(zero_stage=3)
+    )
+    network = network_of(job)
+    assert network.over_host
+    assert 1e9 < network.inside_bytes_per_s < job.accelerator.host_link_bytes_per_s
+    pair = job.model_copy(update={"gpus": 2})
+    assert network.inside_bytes_per_s <= network_of(pair).inside_bytes_per_s

@@ -24,6 +24,8 @@ import numpy.typing as npt
 import yaml
 from pydantic import Field
 
+from windtunnel.cost.collective import OVER_HOST, OVER_SWITCHES, STAGED
+from windtunnel.cost.device import calibration, device_of
 from windtunnel.operators.operator import Number
 from windtunnel.specs.fields import Seconds, Source, Spec
 from windtunnel.specs.load import build, catalogue_folder
@@ -122,10 +124,10 @@ def network_of(job: TrainingJob) -> Network:
     cards = node.nic_bytes_per_s * max(node.nics, 1) / node.accelerators
     mesh = node.topology == "mesh" and up.scope != "host"
     reduced = network_constants().in_network.get(up.name, 0.0) if node.topology == "switch" else 0.0
-    shared_bus = 2.0 / min(node.accelerators, 4) if up.scope == "host" else 1.0
+    domain = domain_of(job.gpus, node.accelerators)
     return Network(
-        domain=domain_of(job.gpus, node.accelerators),
-        inside_bytes_per_s=up.bytes_per_s * up.efficiency * shared_bus,
+        domain=domain,
+        inside_bytes_per_s=up.bytes_per_s * (_bus_share(job, domain) if up.scope == "host" else up.efficiency),
         between_bytes_per_s=min(cards, out.bytes_per_s * max(node.nics, 1) / node.accelerators) * out.efficiency,
         between_latency_s=out.latency_s,
         over_host=up.scope == "host",
@@ -134,6 +136,18 @@ def network_of(job: TrainingJob) -> Network:
         package=node.package_accelerators,
         package_bytes_per_s=node.package_bytes_per_s * up.efficiency,
     )
+
+
+def _bus_share(job: TrainingJob, ranks: int) -> float:
+    """Share of its host link that a rank reaches when all ranks of a node talk over the host's bus, as measured."""
+    constants = device_of(job.accelerator).constants.collective
+    if job.node.topology == "pcie-switch":
+        constants = calibration(OVER_SWITCHES).collective
+    elif not job.node.peer_access:
+        constants = calibration(STAGED).collective
+    elif not constants.over_host:
+        constants = calibration(OVER_HOST).collective
+    return float(constants.efficiency * (2.0 / max(ranks, 2)) ** constants.contention)
 
 
 def domain_of(gpus: int, accelerators: int) -> int:
