@@ -40,6 +40,12 @@ def test_what_does_not_divide_is_named(given: dict[str, Any], words: str) -> Non
     assert words in refusal(**given)
 
 
+def test_formats_need_their_units() -> None:
+    plan = TrainingPlan(compute_dtype="fp8")
+    with pytest.raises(SpecError, match="a100-80g-sxm does not compute in this format, got fp8; allowed: bf16"):
+        training_job("llama-3.1-8b", "a100-80g-sxm", gpus=8, global_batch_sequences=8, seq_len=1024, plan=plan)
+
+
 def test_all_mistakes_are_reported_together() -> None:
     text = refusal(tensor_parallel=3, expert_parallel=2, gpus=64)
     assert len(text.splitlines()) >= 3

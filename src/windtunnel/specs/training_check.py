@@ -101,7 +101,7 @@ def assembled_job(
 def job_problems(job: TrainingJob, where: str = "") -> list[Problem]:
     """What is wrong with a job's layout: which number does not divide, and the nearest that do."""
     plan = job.plan
-    problems = _width_problems(job) + _expert_problems(job)
+    problems = _format_problems(job) + _width_problems(job) + _expert_problems(job)
     if job.gpus % plan.model_ranks or job.gpus < plan.model_ranks:
         product = f"TP {plan.tensor_parallel} x CP {plan.context_parallel} x PP {plan.pipeline_parallel}"
         problems.append(
@@ -117,6 +117,16 @@ def job_problems(job: TrainingJob, where: str = "") -> list[Problem]:
     if where:
         problems = [Problem(p.message, where, p.path, p.got, p.allowed, p.nearest) for p in problems]
     return problems
+
+
+def _format_problems(job: TrainingJob) -> list[Problem]:
+    """Narrow formats need matrix units of their own; 16-bit ones stand for each other."""
+    dtype, peaks = job.plan.compute_dtype, job.accelerator.peak_flops_per_s
+    unit = "fp8" if dtype == "mxfp8" else dtype
+    if unit in peaks or unit not in ("fp8", "nvfp4"):
+        return []
+    known = ", ".join(sorted(name for name in peaks if name not in ("int8", "int4")))
+    return [_problem(f"{job.accelerator.name} does not compute in this format", "plan.compute_dtype", dtype, known)]
 
 
 def _width_problems(job: TrainingJob) -> list[Problem]:
