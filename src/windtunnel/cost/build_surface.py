@@ -19,8 +19,9 @@ from windtunnel.cost.collective import Link
 from windtunnel.cost.device import Device
 from windtunnel.cost.energy import Energy, capped, energy_of, joules_of
 from windtunnel.cost.gemm import gemm_table
-from windtunnel.cost.measured.kernels import MeasuredKernels
-from windtunnel.cost.padding import padding
+from windtunnel.cost.measured.kernels import MeasuredKernels, key_of
+from windtunnel.cost.measured.tail import tail_per_token_s
+from windtunnel.cost.padding import padded_tokens, padding
 from windtunnel.cost.price import Links, pricing_of, seconds_of
 from windtunnel.cost.steps import launches_of, stage_shares
 from windtunnel.cost.surface import StepSurface, context_grid
@@ -46,13 +47,17 @@ UNIT = 1e6
 """Step of the differences that give linear coefficients: large, so that they are not lost in the fixed time."""
 
 
-def step_surface(deployment: DeploymentSpec, kernels: MeasuredKernels | None = None) -> StepSurface:
+def step_surface(
+    deployment: DeploymentSpec, kernels: MeasuredKernels | None = None, spread: tuple[float, ...] = ()
+) -> StepSurface:
     """The step surface of one replica.
 
     Args:
         deployment: what runs. Its engine's `max_num_batched_tokens`, `max_num_seqs` and the
             deployment's `max_model_len` bound the tables.
         kernels: measured kernels of the device, asked before the cost model.
+        spread: contexts that requests have in a step, relative to their mean, as quantiles of equal weight;
+            longer ones make a tail in attention whose lanes were measured. Empty: all alike.
     """
     model, engine = deployment.model, deployment.engine
     device, links = pricing_of(deployment, kernels)
@@ -66,6 +71,8 @@ def step_surface(deployment: DeploymentSpec, kernels: MeasuredKernels | None = N
     tokens_s, tokens_j = _as_executed(tokens_s, tokens_j, deployment.engine)
     sample_s, sample_j = _sample_tables(rank, _rounded(engine.max_num_seqs))
     decode_s, window_s, decode_j = _decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
+    if spread:
+        decode_s = decode_s + _tails(rank, engine, spread, context_grid(deployment.max_model_len))
     mixed_s, mixed_token_s = _mixed_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     prefill_s, prefill_j = _prefill_lines(rank)
     if engine.prefill_launch_s or engine.prefill_step_s:
@@ -208,6 +215,21 @@ def _decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Flo
     over = float(np.max(np.divide(drawn, most, out=np.zeros_like(drawn), where=most > 0)))
     coefficients = plan.ranks_per_stage * np.array([per_request, per_token, per_window]) / max(1.0, over)
     return _frozen(full), _frozen(windowed), _frozen(coefficients)
+
+
+def _tails(rank: Rank, engine: EngineSpec, spread: tuple[float, ...], mean: Floats) -> Floats:
+    """What unequal contexts add to decode attention, as a table like `_decode_tables`; see `measured.tail`."""
+    measured, accelerator = rank.device.measured, rank.device.accelerator
+    requests = np.array([padded_tokens(count, engine) for count in range(engine.max_num_seqs + 1)], dtype=np.float64)
+    tails = np.zeros((len(requests), len(mean)))
+    for operator in decode_operators(rank.model, rank.plan, 1.0, 1.0):
+        rate = measured.lane_rates.get(key_of(operator) or (), 0.0) if measured else 0.0
+        if rate and isinstance(operator, DecodeAttention):
+            each = requests / rank.plan.attention_data_parallel
+            bandwidth = accelerator.memory_bandwidth_bytes_per_s
+            per_token = tail_per_token_s(each, spread, operator, rate, accelerator.processors, bandwidth)
+            tails += operator.count * per_token[:, None] * mean[None, :]
+    return tails
 
 
 @lru_cache(maxsize=128)

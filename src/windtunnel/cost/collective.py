@@ -70,6 +70,8 @@ def link_of(deployment: DeploymentSpec, ranks: int) -> Link:
         rate = rate * (inside - 1) / (node.accelerators - 1) if inside > 1 else rate
     if fabric.scope == "host" and not node.peer_access:
         constants = calibration(STAGED).collective
+        if node.staged_bytes_per_s:
+            constants = constants.model_copy(update={"efficiency": min(node.staged_bytes_per_s / rate, 1.0)})
     constants = collective_under(constants, deployment.engine)
     if ranks <= node.accelerators:
         return Link(fabric.name, rate, constants, inside)

@@ -117,15 +117,16 @@ def seconds_of(operator: Operator, device: Device, links: Links, beside_tokens: 
     found = device.measured.seconds(operator, beside_tokens) if device.measured else None
     if found is not None and not np.isnan(found).any():
         return found
-    modelled = modelled_seconds(operator, device, links) * beside_prompts(operator, device, beside_tokens)
+    modelled = modelled_seconds(operator, device, links)
+    if beside_tokens and device.unpacked_rate and isinstance(operator, DecodeAttention):
+        modelled = np.maximum(modelled, unpacked_seconds(operator, device))
     return modelled if found is None else np.where(np.isnan(found), modelled, found)
 
 
-def beside_prompts(operator: Operator, device: Device, beside_tokens: float) -> float:
-    """How many times longer decode attention takes in a step that holds prompts (see `EngineSpec.unpacked_rate`)."""
-    if not beside_tokens or not device.unpacked_rate or not isinstance(operator, DecodeAttention):
-        return 1.0
-    return max(1.0, operator.q_heads / operator.kv_heads / device.unpacked_rate)
+def unpacked_seconds(operator: DecodeAttention, device: Device) -> Floats:
+    """Decode attention that reads keys and values once per query head (see `EngineSpec.unpacked_rate`)."""
+    read = 2.0 * operator.q_heads * operator.head_dim * operator.kv_bytes * np.asarray(operator.context_tokens)
+    return np.asarray(read / (device.unpacked_rate * device.bandwidth_bytes_per_s))
 
 
 @singledispatch

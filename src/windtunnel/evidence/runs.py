@@ -22,8 +22,12 @@ from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import run
 from windtunnel.serving.settings import SchedulerSettings
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.workload.table import RequestTable
 
 Floats = npt.NDArray[np.float64]
+
+SPREAD_POINTS, SPREAD_QUANTILES = 16, 512
+"""How finely the contexts of a run are sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +132,24 @@ def _replay(
     settings = settings_of_run(deployment, blocks)
     caching = settings.enable_prefix_caching and recorded.workload.shares_prefixes
     settings = replace(settings, enable_prefix_caching=caching)
-    surface = step_surface(deployment, kernels)
+    surface = step_surface(deployment, kernels, context_spread(recorded.workload))
     replay = run(recorded.workload, surface, settings, replicas=deployment.plan.replicas, router="least_outstanding")
     if replay.rejected.any() or not replay.finished.all():
         raise InfeasibleError("the replay turned requests away that the engine served")
     return replay
+
+
+def context_spread(workload: RequestTable) -> tuple[float, ...]:
+    """Contexts of decoding requests relative to their mean: every request at every token it generates."""
+    shares = (np.arange(SPREAD_POINTS) + 0.5) / SPREAD_POINTS
+    contexts = workload.prompt_tokens[:, None] + workload.output_tokens[:, None] * shares[None, :]
+    weights = np.repeat(workload.output_tokens / SPREAD_POINTS, SPREAD_POINTS)
+    order = np.argsort(contexts, axis=None, kind="stable")
+    reached = np.cumsum(weights[order]) / weights.sum()
+    quantiles = contexts.ravel()[order][
+        np.searchsorted(reached, (np.arange(SPREAD_QUANTILES) + 0.5) / SPREAD_QUANTILES)
+    ]
+    return tuple((quantiles / quantiles.mean()).tolist())
 
 
 def latencies(arrival_s: Floats, first_token_s: Floats, finish_s: Floats, replay: Simulation) -> dict[str, float]:

@@ -45,7 +45,7 @@ def deployment_of_run(run: EngineRun) -> tuple[DeploymentSpec, tuple[str, ...]]:
     plan = _plan(run, model)
     engine = _engine(run, model, plan.attention_data_parallel)
     node = default_node(accelerator.name) or single_node(accelerator)
-    node, note = _node(run, node, accelerator)
+    node, note = _node(run, node, accelerator) if plan.accelerators > 1 else (node, "")
     found = deployment(model, accelerator, plan=plan, engine=engine, node=node, where=where)
     return found, (note,) if note else ()
 
@@ -115,4 +115,4 @@ def _node(run: EngineRun, node: NodeSpec, accelerator: AcceleratorSpec) -> tuple
     if accelerator.scale_up or not 0 < stated < STAGED_SHARE * accelerator.host_link_bytes_per_s:
         return node, ""
     note = f"config.json gives the cards {stated / 1e9:.3g} GB/s to each other: traffic staged through the host"
-    return node.model_copy(update={"peer_access": False}), note
+    return node.model_copy(update={"peer_access": False, "staged_bytes_per_s": stated}), note

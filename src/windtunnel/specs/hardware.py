@@ -57,6 +57,9 @@ class NodeSpec(Spec):
         description="whether cards on the host's bus reach each other's memory; else traffic is staged through "
         "the host's memory",
     )
+    staged_bytes_per_s: BytesPerSecond = Field(
+        0.0, ge=0, description="rate of that traffic per card where it was measured; 0: as calibrated elsewhere"
+    )
     package_accelerators: int = Field(1, ge=1, description="neighbouring accelerators (dies) of one package")
     package_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="between them, per direction; 0: as any others")
     nics: int = Field(1, ge=0)

@@ -68,6 +68,7 @@ class MeasuredKernels:
         tables: by `key_of`.
         included: names of operators whose time is inside that of another one's table.
         notes: what was assumed when the tables were read.
+        lane_rates: bytes per second at which attention reads one request's head alone (see `tail`), by table.
     """
 
     device: str
@@ -75,6 +76,7 @@ class MeasuredKernels:
     tables: Mapping[Key, Table]
     included: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    lane_rates: Mapping[Key, float] = field(default_factory=dict)
     _lines: dict[Key, Floats] = field(default_factory=dict)
     _besides: dict[Key, list[float]] = field(default_factory=dict)
 

@@ -1,9 +1,9 @@
 """LLMServingSim profiles: folders `DEVICE/MODEL/DTYPE/` with `meta.yaml` and `tpN/*.csv` (microseconds).
 
 Each layer of one model was timed inside vLLM: `dense.csv` by tokens, `per_sequence.csv` by sampled
-sequences, `attention.csv` by what a launch serves, `moe.csv` by tokens and visited experts. `skew.csv`
-(contexts of unequal length) is checked and not used: its times lie at the mean's, within 7 % in the
-median. The layers are matched with the operators of the same model, so that the shapes are known.
+sequences, `attention.csv` by what a launch serves, `moe.csv` by tokens and visited experts, `skew.csv`
+launches over contexts of unequal length, which tell how fast one request's attention is alone. The
+layers are matched with the operators of the same model, so that the shapes are known.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from windtunnel.cost.measured.check import gather, read_rows, unit_problem
 from windtunnel.cost.measured.kernels import ATTENTION_AXES, EXPERT_AXES, Key, MeasuredKernels, key_of
 from windtunnel.cost.measured.limits import key_limits_s
 from windtunnel.cost.measured.table import Table, table
+from windtunnel.cost.measured.tail import lane_rate
 from windtunnel.errors import Problem, SpecError, TraceError
 from windtunnel.operators.attention import DecodeAttention
 from windtunnel.operators.elementwise import Elementwise
@@ -99,12 +100,13 @@ def read_profile(folder: Path, accelerator: AcceleratorSpec | None = None) -> Me
     _check_device(profile, accelerator)
     limits = profile.accelerator or accelerator
     tables: dict[Key, Table] = {}
+    rates: dict[Key, float] = {}
     for degree in profile.degrees:
-        for key, found in _read_degree(profile, degree, limits).items():
+        for key, found in _read_degree(profile, degree, limits, rates).items():
             tables.setdefault(key, found)
     included = IN_ATTENTION | (IN_EXPERTS if any(key[0] == "experts" for key in tables) else frozenset())
     device = profile.accelerator.name if profile.accelerator else ""
-    return MeasuredKernels(device, profile.title, tables, included)
+    return MeasuredKernels(device, profile.title, tables, included, lane_rates=rates)
 
 
 def _describe(folder: Path) -> Profile:
@@ -145,7 +147,20 @@ def _check_device(profile: Profile, accelerator: AcceleratorSpec | None) -> None
     raise TraceError(Problem(message, str(profile.folder / "meta.yaml"), "hardware", measured.name, accelerator.name))
 
 
-def _read_degree(profile: Profile, degree: int, device: AcceleratorSpec | None) -> dict[Key, Table]:
+def _keep_lane_rate(
+    path: Path, tables: dict[Key, Table], operator: Operator, device: AcceleratorSpec, rates: dict[Key, float]
+) -> None:
+    key = key_of(operator)
+    assert key is not None
+    assert isinstance(operator, DecodeAttention)
+    rate = lane_rate(_read_skew(path), tables[key], operator, device.processors, device.memory_bandwidth_bytes_per_s)
+    if rate:
+        rates.setdefault(key, rate)
+
+
+def _read_degree(
+    profile: Profile, degree: int, device: AcceleratorSpec | None, rates: dict[Key, float]
+) -> dict[Key, Table]:
     """The tables of one tensor-parallel degree."""
     folder = profile.folder / f"tp{degree}"
     plan = PlanSpec.model_validate({"tensor_parallel": degree, "weight_dtype": profile.dtype})
@@ -172,8 +187,9 @@ def _read_degree(profile: Profile, degree: int, device: AcceleratorSpec | None) 
     moe = folder / "moe.csv"
     if moe.is_file() and "experts" in operators:
         keep(operators["experts"], _read_experts(moe), moe)
-    if (folder / "skew.csv").is_file():
-        _check_skew(folder / "skew.csv")
+    skew = folder / "skew.csv"
+    if skew.is_file() and device is not None and attention.is_file():
+        _keep_lane_rate(skew, tables, operators["decode attention"], device, rates)
     if device is not None:
         _check_units(tables, files, operators.values(), device)
     return tables
@@ -221,9 +237,13 @@ def _read_grid(path: Path, columns: Sequence[str], axes: Sequence[str]) -> Table
     return table(axes, gather(str(path), rows, "time_us"), path.name)
 
 
-def _check_skew(path: Path) -> None:
-    """The file is read for its mistakes alone; `alpha`, which may be negative, is left out."""
-    read_rows(path, SKEW_COLUMNS, text=("regime", "alpha"))
+def _read_skew(path: Path) -> list[tuple[float, float, float, float, float]]:
+    """Launches without prompts in which a quarter of the contexts or fewer are long (see `tail.lane_rate`)."""
+    found = []
+    for _, row, texts in read_rows(path, SKEW_COLUMNS, text=("regime", "alpha")):
+        if texts["regime"] == "pure" and row["nb"] <= 0.25 * row["n"] and row["t_mean_us"] > 0:
+            found.append((row["n"], row["nb"], row["kvs"], row["kv_big"], row["t_skew_us"] / row["t_mean_us"]))
+    return found
 
 
 def _check_units(
