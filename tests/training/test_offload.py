@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from windtunnel.errors import InfeasibleError
+from windtunnel.errors import InfeasibleError, SpecError
 from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.specs.training_check import training_job
 from windtunnel.training.memory import account
@@ -102,3 +102,11 @@ def test_overlap_never_takes_longer_and_more_compute_never_less() -> None:
 def test_a_node_without_drives_cannot_take_them() -> None:
     with pytest.raises(InfeasibleError, match="NVMe"):
         check_offload(one_gpu("gpt-3-13b", 1, INFINITY, "v100-32g-sxm"))
+
+
+def test_a_node_that_does_not_state_its_rates_is_named() -> None:
+    job = one_gpu("gpt-3-13b", 1, HALF | {"zero_stage": 2, "offload_optimizer": "host"}, "rtx-4090")
+    bare = job.model_copy(update={"node": job.node.model_copy(update={"host_bandwidth_bytes_per_s": 0.0})})
+    check_offload(job)
+    with pytest.raises(SpecError, match="host_bandwidth_bytes_per_s"):
+        check_offload(bare)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from windtunnel.errors import InfeasibleError
+from windtunnel.errors import InfeasibleError, Problem, SpecError
 from windtunnel.specs.load import resolve
 from windtunnel.specs.training import DTYPE_BYTES_TRAINING, TrainingJob
 from windtunnel.training.memory_layer import kept_bytes, layer_memory
@@ -188,7 +188,12 @@ def offload_rates(job: TrainingJob) -> OffloadRates:
 
 
 def check_offload(job: TrainingJob) -> None:
-    """Raise an `InfeasibleError` unless host memory and NVMe hold what is offloaded there."""
+    """Check that the node can do what is offloaded to it.
+
+    Raises:
+        InfeasibleError: host memory or NVMe do not hold what is offloaded there.
+        SpecError: the node does not state a rate that offloading needs.
+    """
     need, node = offload_need(job), job.node
     for what, wanted, there in (
         ("host memory", need.host_bytes, node.host_memory_bytes),
@@ -198,6 +203,15 @@ def check_offload(job: TrainingJob) -> None:
             raise InfeasibleError(
                 f"offloading takes {wanted / 1e9:,.0f} GB of {what} per node, {node.name} has {there / 1e9:,.0f} GB"
             )
+    moved = need.forward + need.backward + need.update
+    needed = {
+        "nvme_read_bytes_per_s": moved.read,
+        "nvme_write_bytes_per_s": moved.written,
+        "host_bandwidth_bytes_per_s": moved.host_touched,
+    }
+    missing = [name for name, amount in needed.items() if amount and not getattr(node, name)]
+    if missing:
+        raise SpecError([Problem("is needed for offloading and not stated", node.name, name) for name in missing])
 
 
 def offload_time(job: TrainingJob, forward_s: float, backward_s: float) -> OffloadTime:
