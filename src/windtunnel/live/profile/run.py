@@ -1,0 +1,128 @@
+"""Profile the device for a model: every kernel over its sizes, kept as it goes, so that a run can be resumed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from windtunnel.cost.measured.profile import CLASSES, Provenance, write_profile
+from windtunnel.files import write_atomic
+from windtunnel.live.profile.device import device_file, measure_device
+from windtunnel.live.profile.points import Point, points_of
+from windtunnel.live.profile.timing import Timed, timed
+from windtunnel.live.profile.torch_kernels import TorchKernels
+from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.plan import PlanSpec
+
+JOURNAL = "points.jsonl"
+DEVICE = "device.yaml"
+Progress = Callable[[int, int, str], None]
+
+
+def profile(
+    model: ModelSpec,
+    plan: PlanSpec,
+    folder: Path,
+    *,
+    name: str = "my-device",
+    device: str = "cpu",
+    max_tokens: int = 2048,
+    max_requests: int = 64,
+    max_context: int = 4096,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a model's kernels on this device and write a profile.
+
+    Args:
+        model, plan: whose kernels; the plan's tensor parallel degree decides the shapes of a rank.
+        folder: where the profile goes; points that it holds already are not measured again.
+        name: what the device is to be called.
+        device: `cpu` or `cuda`.
+        max_tokens, max_requests, max_context: the largest step to cover.
+        progress: called with (points done, all, what).
+
+    Returns:
+        what was measured: rates of the device, points, the widest spread.
+
+    Raises:
+        MissingDependencyError: PyTorch is not installed.
+    """
+    kernels = TorchKernels(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    points = [p for p in points_of(model, plan, max_tokens, max_requests, max_context) if kernels.measurable(p)]
+    known = _read_journal(folder / JOURNAL)
+    with (folder / JOURNAL).open("a", encoding="utf-8") as journal, kernels.torch.inference_mode():
+        for done, point in enumerate(points):
+            if progress is not None:
+                progress(done, len(points), point.name)
+            if point.name not in known:
+                known[point.name] = timed(kernels.kernel(point), kernels.finish)
+                _note(journal, point, known[point.name])
+        rates = measure_device(kernels)
+    today = datetime.date.today().isoformat()
+    software = f"PyTorch {kernels.torch.__version__}"
+    notes = (f"kernels of {model.name}, tensor parallel {plan.tensor_parallel}",)
+    rows = _rows(points, known)
+    # On a disturbed machine one large product may come out slower than the kernels themselves were.
+    best = {dtype: max(rate, _best_rate(rows, dtype)) for dtype, rate in rates.flops_per_s.items()}
+    rates = replace(rates, flops_per_s=best)
+    write_profile(folder, Provenance(name, today, software, (), notes), rows)
+    described = yaml.safe_dump(device_file(rates, name, today, software), sort_keys=False)
+    write_atomic(folder / DEVICE, described)
+    spreads = sorted(known[point.name].spread for point in points)
+    return {
+        "device": rates.title,
+        "points": len(points),
+        "bandwidth_bytes_per_s": rates.bandwidth_bytes_per_s,
+        "flops_per_s": rates.flops_per_s,
+        "launch_s": rates.launch_s,
+        "power_w": rates.power_w,
+        "spread_p50": spreads[len(spreads) // 2],
+        "spread_max": spreads[-1],
+        "file": str(folder / DEVICE),
+    }
+
+
+def _best_rate(rows: dict[str, list[dict[str, Any]]], dtype: str) -> float:
+    """The highest rate among the measured products of a format, FLOP/s."""
+    products = (row for row in rows.get("gemm", ()) if row["compute_dtype"] == dtype)
+    return max((2.0 * row["n"] * row["k"] * row["rows"] / row["seconds"] for row in products), default=0.0)
+
+
+def _rows(points: list[Point], known: dict[str, Timed]) -> dict[str, list[dict[str, Any]]]:
+    """The points as rows of the profile's tables."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        kind = str(point.key[0])
+        shape, sizes = CLASSES[kind]
+        found = known[point.name]
+        row: dict[str, Any] = {"seconds": found.seconds, "spread": found.spread, "samples": found.samples}
+        row.update(zip((*shape, *sizes), (*point.key[1:], *point.sizes), strict=True))
+        rows.setdefault(kind, []).append(row)
+    return rows
+
+
+def _note(journal: Any, point: Point, found: Timed) -> None:
+    line = {"point": point.name, "seconds": found.seconds, "spread": found.spread, "samples": found.samples}
+    journal.write(json.dumps(line) + "\n")
+    journal.flush()
+
+
+def _read_journal(path: Path) -> dict[str, Timed]:
+    """Points measured by an earlier run; a line cut off by its end is measured again."""
+    known: dict[str, Timed] = {}
+    if not path.is_file():
+        return known
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            known[row["point"]] = Timed(row["seconds"], row["spread"], row["samples"])
+        except (ValueError, KeyError):
+            continue
+    return known

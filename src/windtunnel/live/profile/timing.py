@@ -1,0 +1,91 @@
+"""Time a kernel on a machine that others use too: warm-up, blocks, medians, and a second look at noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK_S = 1e-3
+"""Executions are timed in blocks of at least this length, so that the clock's grain does not count."""
+BLOCKS = 30
+ROUNDS = 3
+CALM = 0.1
+"""The median of the calmest tenth of the blocks is taken: another process only ever adds time, and a kernel of
+several threads waits for whole time slices of the scheduler when one of its cores is taken away."""
+NOISY = 0.3
+"""A round whose calm tenth spreads by more than this (largest less smallest, over the median) is repeated."""
+LONG_S = 0.25
+"""An execution that takes longer is timed one by one, with fewer blocks."""
+WARM_UP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A timing.
+
+    Attributes:
+        seconds: time of one execution, the median over the calmest tenth of the blocks.
+        spread: 90th less 10th percentile of all blocks over that time: how disturbed the machine was.
+        samples: executions timed.
+    """
+
+    seconds: float
+    spread: float
+    samples: int
+
+
+def timed(
+    run: Callable[[], object],
+    finish: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timed:
+    """Time a function.
+
+    Args:
+        run: one execution; on an accelerator it may return before the work is done.
+        finish: waits for the accelerator.
+        clock: seconds.
+    """
+    once_s = _warm_up(run, finish, clock)
+    repeat = max(1, int(np.ceil(BLOCK_S / max(once_s, 1e-9))))
+    blocks = BLOCKS if once_s < LONG_S else 3
+    seconds = np.zeros(0)
+    for _ in range(ROUNDS):
+        seconds = np.sort(np.concatenate([seconds, _round(run, finish, clock, repeat, blocks)]))
+        calm = seconds[: max(int(CALM * len(seconds)), 1)]
+        if calm[-1] - calm[0] <= NOISY * np.median(calm):
+            break
+    middle = float(np.median(calm))
+    low, high = np.quantile(seconds, [0.1, 0.9])
+    return Timed(middle, float((high - low) / middle) if middle > 0 else 0.0, repeat * len(seconds))
+
+
+def _warm_up(run: Callable[[], object], finish: Callable[[], None], clock: Callable[[], float]) -> float:
+    """Run a few times for caches, compilers and clocks; returns the shortest execution's seconds."""
+    shortest_s = np.inf
+    for _ in range(WARM_UP):
+        start_s = clock()
+        run()
+        finish()
+        shortest_s = min(shortest_s, clock() - start_s)
+        if shortest_s > LONG_S:
+            break
+    return float(shortest_s)
+
+
+def _round(
+    run: Callable[[], object], finish: Callable[[], None], clock: Callable[[], float], repeat: int, blocks: int
+) -> npt.NDArray[np.float64]:
+    """Seconds of one execution in each of so many blocks."""
+    seconds = np.empty(blocks)
+    for block in range(blocks):
+        start_s = clock()
+        for _ in range(repeat):
+            run()
+        finish()
+        seconds[block] = (clock() - start_s) / repeat
+    return seconds

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from live.engine import CONFIG
+from windtunnel.errors import MissingDependencyError
+from windtunnel.live.profile.device import DeviceRates, device_file
+from windtunnel.live.profile.points import Point, doubling, points_of
+from windtunnel.live.profile.timing import timed
+from windtunnel.specs.load import build, load
+from windtunnel.specs.plan import PlanSpec
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+class Clock:
+    """A clock that a kernel moves; every so often another process takes a time slice."""
+
+    def __init__(self, kernel_s: float, slice_s: float = 0.0, every: int = 3) -> None:
+        self.now_s, self.kernel_s, self.slice_s, self.every = 0.0, kernel_s, slice_s, every
+        self.runs = itertools.count()
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def run(self) -> None:
+        self.now_s += self.kernel_s
+        if self.slice_s and next(self.runs) % self.every == 0:
+            self.now_s += self.slice_s
+
+
+def test_a_steady_kernel_is_timed_exactly() -> None:
+    clock = Clock(20e-6)
+    found = timed(clock.run, clock=clock)
+    assert found.seconds == pytest.approx(20e-6)
+    assert found.spread == pytest.approx(0.0, abs=1e-6)
+    assert found.samples >= 1000
+
+
+def test_time_slices_of_others_do_not_count_but_show() -> None:
+    clock = Clock(2e-3, slice_s=12e-3, every=2)
+    found = timed(clock.run, clock=clock)
+    assert found.seconds == pytest.approx(2e-3)
+    assert found.spread > 1.0
+
+
+def test_sizes_double_up_to_the_most() -> None:
+    assert list(doubling(6)) == [1, 2, 4, 6]
+    assert list(doubling(1)) == [1]
+
+
+def tiny(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path / "config.json"
+
+
+def test_points_cover_every_kernel_of_a_step(tmp_path: Path) -> None:
+    model = load("models", str(tiny(tmp_path)))
+    points = points_of(model, PlanSpec(), 64, 8, 256)
+    assert len(set(points)) == len(points)
+    products = {point.key[1:3] for point in points if point.key[0] == "gemm"}
+    # qkv, attention out, gate and up, down, LM head
+    assert products == {(1024, 512), (512, 512), (2816, 512), (512, 1408), (8192, 512)}
+    attention = [point.sizes for point in points if point.key[0] == "attention"]
+    assert (64, 0, 0, 0) in attention
+    assert (0, 0, 8, 256) in attention
+    assert max(point.sizes[0] for point in points if point.key[1:3] == (8192, 512)) == 8
+
+
+def test_an_unknown_processor_becomes_a_device_that_loads() -> None:
+    from windtunnel.specs.hardware import AcceleratorSpec
+    from windtunnel.specs.load import merged, read_catalogue_yaml
+
+    rates = DeviceRates("Some Processor", 30e9, {"fp32": 1e11, "bf16": 4e11}, 2e-6, 16 * 2**30, 2, 0.0)
+    data = device_file(rates, "box", "2026-11-21", "PyTorch 2")
+    assert data.pop("extends") == "generic-cpu"
+    spec = build(AcceleratorSpec, merged(read_catalogue_yaml("accelerators", "generic-cpu"), data), "device.yaml")
+    assert spec.memory_bandwidth_bytes_per_s == pytest.approx(30e9, rel=1e-3)
+    assert spec.peak_flops_per_s["bf16"] == pytest.approx(4e11, rel=1e-3)
+    assert spec.kernels == "."
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="PyTorch is installed")
+def test_without_pytorch_the_message_says_what_to_install(tmp_path: Path) -> None:
+    from windtunnel.live.profile.run import profile
+
+    with pytest.raises(MissingDependencyError, match=r"windtunnel\[profile\]"):
+        profile(load("models", str(tiny(tmp_path))), PlanSpec(), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+def test_a_profile_is_resumed_and_used(tmp_path: Path) -> None:
+    from windtunnel.live.profile import run as module
+    from windtunnel.specs.assemble import load_deployment
+
+    model, out = load("models", str(tiny(tmp_path))), tmp_path / "out"
+    calls: list[Point] = []
+    first = module.profile(
+        model, PlanSpec(), out, max_tokens=8, max_requests=2, max_context=32,
+        progress=lambda _done, _all, what: calls.append(what),
+    )  # fmt: skip
+    journal = (out / "points.jsonl").read_text().splitlines()
+    assert len(journal) == first["points"] == len(calls)
+    again = module.profile(model, PlanSpec(), out, max_tokens=8, max_requests=2, max_context=32)
+    assert len((out / "points.jsonl").read_text().splitlines()) == again["points"]
+    found = load_deployment(
+        {"model": str(tmp_path / "config.json"), "accelerator": str(out / "device.yaml"), "engine": "ideal"}
+    )
+    from windtunnel.cost.steps import price_step
+    from windtunnel.operators.batch import decode_batch
+
+    cost = price_step(found, decode_batch(2, 16))
+    assert cost.total_s > 0
+    assert "measured" in cost.source
