@@ -39,7 +39,7 @@ from windtunnel.specs.load import build, catalogue_folder, resolve
 
 Floats = npt.NDArray[np.float64]
 
-HOST = ("step_host_s", "request_host_s", "launch_s", "prefill_launch_s", "frontend_s")
+HOST = ("step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "frontend_s")
 SOFT = 0.08
 """Residual of the logarithm beyond which a row pulls like its size, not its square."""
 FOLDS = 4

@@ -37,6 +37,14 @@ class NamedNode(Spec):
     node: str
 
 
+class PerAccelerator(Spec):
+    """A metric that a table gives per accelerator without saying so in its name."""
+
+    engine: str
+    version: str
+    metric: str
+
+
 class Names(Spec):
     """The packaged dictionary `catalogue/evidence/names.yaml`."""
 
@@ -45,6 +53,7 @@ class Names(Spec):
     dtypes: dict[str, Dtype]
     engines: tuple[NamedEngine, ...]
     nodes: tuple[NamedNode, ...] = ()
+    per_accelerator: tuple[PerAccelerator, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -91,6 +100,14 @@ def node_named(source: str, accelerator: str) -> str:
     """The server that a source measured an accelerator in, or an empty string for the usual one."""
     found = (n.node for n in dictionary().nodes if source.startswith(n.source) and n.accelerator == accelerator)
     return next(found, "")
+
+
+def is_per_accelerator(engine: str, version: str, metric: str) -> bool:
+    """Whether a figure is per accelerator: by its metric's name, or known of the table."""
+    known = dictionary().per_accelerator
+    return metric.endswith("_per_gpu") or any(
+        engine == one.engine and version.startswith(one.version) and metric == one.metric for one in known
+    )
 
 
 def _resolved(kind: str, label: str) -> str:

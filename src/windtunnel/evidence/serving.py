@@ -10,7 +10,14 @@ from __future__ import annotations
 import math
 import re
 
-from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named, node_named
+from windtunnel.evidence.naming import (
+    accelerator_named,
+    dtype_named,
+    engine_named,
+    is_per_accelerator,
+    model_named,
+    node_named,
+)
 from windtunnel.evidence.scenario import Claim, Mode, Scenario
 from windtunnel.evidence.table import Row, Table
 from windtunnel.specs.fields import Dtype
@@ -68,7 +75,7 @@ def claim_of(row: Row) -> Claim:
     try:
         value, factor = metric_value(metric, unit)
         scenario = _scenario(row, assumed)
-        if metric.endswith("_per_gpu"):
+        if is_per_accelerator(row.text("engine"), row.text("engine_version"), metric):
             factor /= _count(row, "n_gpus", scenario.plan.accelerators)
         if scenario.mode == "static" and value in ("ttft_mean_s", "ttft_p50_s"):
             value = "ttft_s"

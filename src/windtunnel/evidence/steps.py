@@ -97,6 +97,7 @@ class StepPricer:
         head = sample_operators(d.model, d.plan, sampled) if sampled else []
         hops = hop_operators(d.model, d.plan, tokens) if d.plan.pipeline_parallel > 1 else []
         device_s = self._sum(body + attention) + self._sum(head) + self._sum(hops)
+        device_s = np.maximum(device_s, engine.overlapped_request_s * requests)
         if not graphs:
             launches = launches_of(body) + launches_of(attention) + launches_of(head)
             device_s = np.maximum(device_s, launches * engine.launch_s)

@@ -70,6 +70,9 @@ class EngineSpec(Spec):
     graph_bytes: Bytes = Field(0.0, ge=0, description="device memory of captured graphs")
     step_host_s: Seconds = Field(0.0, ge=0, description="host time per step that is not hidden behind the device")
     request_host_s: Seconds = Field(0.0, ge=0, description="host time per scheduled request and step, not hidden")
+    overlapped_request_s: Seconds = Field(
+        0.0, ge=0, description="host time per scheduled request and step that runs beside the device: the longer counts"
+    )
     launch_s: Seconds = Field(0.0, ge=0, description="host time to launch one kernel when graphs are off")
     prefill_launch_s: Seconds = Field(
         0.0,
