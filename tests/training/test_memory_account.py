@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from typing import Any
 
@@ -38,6 +39,9 @@ def test_rows_add_up_and_the_table_says_so() -> None:
     text = stack.table()
     assert f"{stack.total_bytes / 1e9:.2f} GB" in text
     assert "optimiser states" in text
+    record = stack.as_dict()
+    assert record["total_bytes"] == stack.total_bytes
+    assert json.loads(json.dumps(record)) == record
 
 
 def test_the_first_rank_keeps_more_activations_than_the_last() -> None:

@@ -89,6 +89,19 @@ class MemoryStack:
         lines.append(f"  {'total':<34}{self.total_bytes / 1e9:>9.2f} GB  {verdict} {self.device_bytes / 1e9:,.1f} GB")
         return "\n".join(lines)
 
+    def as_dict(self) -> dict[str, object]:
+        """The stack as plain values, bytes throughout."""
+        return {
+            "stage": self.stage,
+            "layers": self.layers,
+            "moment": self.moment,
+            "fits": self.fits,
+            "device_bytes": self.device_bytes,
+            "total_bytes": self.total_bytes,
+            "allocated_bytes": self.allocated_bytes,
+            "parts": [{"name": row.name, "bytes": row.bytes, "how": row.how} for row in self.rows()],
+        }
+
     def reason(self) -> str:
         """Why it does not fit, with the largest parts; empty when it does."""
         if self.fits:
