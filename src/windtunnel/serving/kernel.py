@@ -19,7 +19,7 @@ remember (`preparation.py` makes it); `replica.stall_s` delays the step it compo
 it was last emptied (set it to -1).
 
 **A policy of the user's own** needs no kernel of its own: the scheduler `custom` asks up to
-four hooks (waiting order, victim, chunk, admission), the router `custom` a fifth. Hooks are C
+four hooks (waiting order, victim, chunk, admission); a loop with the router `custom` asks a fifth. Hooks are C
 functions passed by address (`hooks.py`, `settings.HookAddresses`), compiled with numba's `cfunc`
 or plain Python behind ctypes; the loop they are called from is compiled once and stays cached.
 """
@@ -44,7 +44,9 @@ _AHEAD = {"composer": "ahead.compose", "ending": "ahead.ending", "timing": "ahea
 _EVICTING = {"kv_cache": "eviction"}
 """... in a prefix cache with another order of eviction ..."""
 _WINDOWED = {"footprint": "windowed"}
-"""... and where sliding-window layers free what they no longer need."""
+"""... where sliding-window layers free what they no longer need ..."""
+_ROUTED = {"routing": "custom_routing"}
+"""... and with a router of the user's own."""
 _SHARED = ("state", "jit", "plain")
 """Modules without anything to specialise."""
 
@@ -66,6 +68,7 @@ def kernel(
     ahead: bool = False,
     evicting: bool = False,
     windowed: bool = False,
+    routed: bool = False,
     compiled: bool = True,
 ) -> Kernel:
     """The event loop of a scheduler, made on first use.
@@ -74,6 +77,7 @@ def kernel(
         scheduler: a name of `schedulers.SCHEDULERS`.
         ahead: the loop for asynchronous scheduling or speculative tokens (of `vllm`).
         evicting: the loop whose prefix cache evicts in another order than least recently used.
+        routed: the loop whose router is `custom`.
         windowed: the loop in which sliding-window layers free what they no longer need.
         compiled: False for plain Python (NUMBA_DISABLE_JIT=1 makes all of them plain).
 
@@ -83,11 +87,12 @@ def kernel(
     info = scheduler_info(scheduler)
     compiled = compiled and not DISABLED
     with _LOCK:
-        kind = f"{'ahead_' * ahead}{'evicting_' * evicting}{'windowed_' * windowed}"
+        kind = f"{'ahead_' * ahead}{'evicting_' * evicting}{'windowed_' * windowed}{'routed_' * routed}"
         kind += "compiled" if compiled else "plain"
         if (info.module, kind) not in _KERNELS:
             swapped = _AHEAD if ahead else {"composer": info.module}
             swapped = swapped | (_EVICTING if evicting else {}) | (_WINDOWED if windowed else {})
+            swapped = swapped | (_ROUTED if routed else {})
             _KERNELS[info.module, kind] = Kernel(_run_loop(info.module, swapped, kind), compiled)
         return _KERNELS[info.module, kind]
 

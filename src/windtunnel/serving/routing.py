@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from windtunnel.serving.hooks import replica_key
 from windtunnel.serving.jit import inlined, mix, njit
 
 ROUTERS = ("round_robin", "random", "least_outstanding", "least_kv", "power_of_two", "custom")
@@ -16,10 +14,10 @@ the fewest requests running or waiting, `least_kv` the one with the shortest que
 equals, the fewest KV blocks in use; ties go to the lowest number. `power_of_two` draws two
 replicas and takes the one with fewer requests (Mitzenmacher, "The power of two choices in
 randomized load balancing", IEEE TPDS 2001). `custom` takes the replica for which the user's hook
-returns the smallest number (`hooks.py`); ties go to the lowest number.
+returns the smallest number (`custom_routing.py`); ties go to the lowest number.
 """
 
-ROUND_ROBIN, RANDOM, LEAST_OUTSTANDING, LEAST_KV, POWER_OF_TWO, CUSTOM = range(6)
+ROUND_ROBIN, RANDOM, LEAST_OUTSTANDING, LEAST_KV, POWER_OF_TWO = range(5)
 
 
 @njit
@@ -27,16 +25,6 @@ def _draw(world: Any, count: int) -> int:
     """A number below `count` from the run's seeded sequence."""
     world.draws += 1
     return int((mix(world.seed, world.draws) & 0x7FFFFFFF) % count)
-
-
-@njit
-def _custom(world: Any, requests: Any, replicas: Any, i: int) -> int:
-    best, least = 0, math.inf
-    for r in range(world.replicas):
-        key = replica_key(world, requests[i], replicas[r], r)
-        if key < least:
-            best, least = r, key
-    return best
 
 
 @inlined
@@ -48,8 +36,6 @@ def route(world: Any, requests: Any, replicas: Any, i: int) -> int:
     if world.router == ROUND_ROBIN:
         world.draws += 1
         return int((world.draws - 1) % count)
-    if world.router == CUSTOM:
-        return _custom(world, requests, replicas, i)
     first = _draw(world, count) if world.router != LEAST_OUTSTANDING and world.router != LEAST_KV else 0
     if world.router == RANDOM:
         return first

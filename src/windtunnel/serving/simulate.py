@@ -64,6 +64,7 @@ def simulate(
         ahead=settings.ahead,
         evicting=settings.evicting,
         windowed=settings.window_groups > 0,
+        routed=router == "custom",
         compiled=compiled,
     )
     status = execute(arrays, loop)
