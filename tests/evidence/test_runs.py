@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from tests.helpers import shared_file
 
+from windtunnel.cost.build_surface import step_surface
 from windtunnel.errors import TraceError
-from windtunnel.evidence.runs import validate_run
+from windtunnel.evidence.runs import context_spread, validate_run
 from windtunnel.evidence.runs_deploy import deployment_of_run
+from windtunnel.evidence.runs_groups import prompts_on_one_rank
 from windtunnel.evidence.runs_read import read_run
+from windtunnel.workload.table import request_table
 
 META: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -97,6 +100,10 @@ def test_data_parallel_engines_with_experts_share_them(tmp_path: Path) -> None:
     deployment, _ = deployment_of_run(read_run(folder))
     assert (deployment.plan.attention_data_parallel, deployment.plan.expert_parallel) == (2, 2)
     assert deployment.engine.max_num_seqs == 128
+    surface = step_surface(deployment)
+    apart = prompts_on_one_rank(surface, deployment, None)
+    assert apart.prefill_s[2] == pytest.approx(2 * surface.prefill_s[2])
+    assert apart.prefill_s[1] > 2 * surface.prefill_s[1]
     report = validate_run(folder)
     assert report.kv_blocks > 10_000
     assert all(value > 0 for value in report.predicted.values())
@@ -105,6 +112,8 @@ def test_data_parallel_engines_with_experts_share_them(tmp_path: Path) -> None:
 def test_data_parallel_engines_without_experts_are_replicas(tmp_path: Path) -> None:
     deployment, _ = deployment_of_run(read_run(run_folder(tmp_path, engine_kwargs={"data_parallel_size": 2})))
     assert (deployment.plan.replicas, deployment.plan.attention_data_parallel) == (2, 1)
+    surface = step_surface(deployment)
+    assert prompts_on_one_rank(surface, deployment, None) is surface
 
 
 @pytest.mark.parametrize(
@@ -136,6 +145,27 @@ def test_bad_folders(tmp_path: Path) -> None:
     (other / "requests.jsonl").write_text(json.dumps(request(0)))
     with pytest.raises(TraceError, match="which accelerator"):
         deployment_of_run(read_run(other.parent))
+
+
+def test_kv_blocks_as_an_rtx_4090_reported(tmp_path: Path) -> None:
+    """vLLM 0.19, Llama 3.1 8B in bf16, utilisation 0.9, 256 sequences, 2,048 tokens a step: 2,588 blocks of 16 tokens."""
+    kwargs = {
+        "gpu_memory_utilization": 0.9,
+        "max_model_len": 32768,
+        "max_num_seqs": 256,
+        "max_num_batched_tokens": 2048,
+    }
+    folder = run_folder(tmp_path, engine_kwargs=kwargs)
+    (folder / "config.json").write_text(json.dumps({"nodes": [{"instances": [{"hardware": "RTX4090"}]}]}))
+    assert validate_run(folder).kv_blocks == pytest.approx(2588, rel=0.03)
+
+
+def test_contexts_are_weighted_by_how_long_they_last() -> None:
+    workload = request_table([0.0, 0.0], [100, 100], [1, 900])
+    spread = np.array(context_spread(workload))
+    assert spread.mean() == pytest.approx(1.0)
+    assert spread.max() / spread.min() == pytest.approx(1000 / 100, rel=0.5)
+    assert np.median(spread) == pytest.approx(1.0, rel=0.05)
 
 
 RUNS = {"Llama-3.1-8B": "meta-llama/Llama-3.1-8B", "Qwen3-32B": "Qwen/Qwen3-32B"}

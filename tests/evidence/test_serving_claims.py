@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from windtunnel.evidence.inferencex import claims_of_row, layout_of
 from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named
 from windtunnel.evidence.serving import NotExpressedError, claim_of, metric_value

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
 from windtunnel.errors import TraceError
 from windtunnel.evidence.check import table_problems
 from windtunnel.evidence.table import read_table, table_columns

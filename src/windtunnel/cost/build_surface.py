@@ -21,6 +21,7 @@ from windtunnel.cost.energy import Energy, capped, energy_of, joules_of
 from windtunnel.cost.gemm import gemm_table
 from windtunnel.cost.measured.kernels import MeasuredKernels, key_of
 from windtunnel.cost.measured.tail import tail_per_token_s
+from windtunnel.cost.overlap import with_overlap
 from windtunnel.cost.padding import padded_tokens, padding
 from windtunnel.cost.price import Links, pricing_of, seconds_of
 from windtunnel.cost.steps import launches_of, stage_shares
@@ -79,7 +80,7 @@ def step_surface(
         waits = engine.prefill_step_s + _token_launches(model, plan) * engine.prefill_launch_s
         prefill_s = prefill_s + np.array([waits, 0.0, 0.0, 0.0, 0.0])
     hop_s, hop_j = _hops(deployment, rank, links, max_tokens)
-    return StepSurface(
+    surface = StepSurface(
         token_s=tokens_s[: max_tokens + 1],
         sample_s=sample_s[: engine.max_num_seqs + 1],
         decode_s=decode_s,
@@ -98,6 +99,7 @@ def step_surface(
         decode_mixed_token_s=mixed_token_s,
         static_w=deployment.plan.accelerators_per_replica * deployment.accelerator.idle_w,
     )
+    return with_overlap(surface, engine)
 
 
 def _as_executed(seconds: Floats, joules: Floats, engine: EngineSpec) -> tuple[Floats, Floats]:

@@ -5,8 +5,9 @@
            + seconds * active_share * W,      W = max_w - idle_w
 
 on top of idle power at all times: `active_share` is what raised clocks draw whenever kernels run. The
-shares are kept with their sources in `catalogue/energy.yaml`. A part of a step never draws more than W for as long as it takes: joules
-above that are cut, which stands for a power cap that does not stretch the step.
+shares are kept with their sources in `catalogue/energy.yaml`. A part of a step never draws more than W
+for as long as it takes: joules above that are cut, which stands for a power cap that does not stretch
+the step.
 """
 
 from __future__ import annotations

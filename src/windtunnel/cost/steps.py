@@ -122,11 +122,20 @@ def price_step(deployment: DeploymentSpec, batch: Batch, kernels: MeasuredKernel
         operators=rows,
         stage_s=tuple(stages),
         launch_wait_s=wait,
-        host_s=engine.step_host_s + engine.request_host_s * batch.requests,
+        host_s=engine.step_host_s
+        + engine.request_host_s * batch.requests
+        + _host_left_s(deployment, batch, sum(stages)),
         joules=plan.ranks_per_stage * _rank_joules(rows, energy),
         static_w=plan.accelerators_per_replica * deployment.accelerator.idle_w,
         source=_source(rows, device.provenance),
     )
+
+
+def _host_left_s(deployment: DeploymentSpec, batch: Batch, device_s: float) -> float:
+    """What is left of the host's overlapped work when the device is done (see `cost.overlap`)."""
+    if batch.prefill_requests or deployment.plan.pipeline_parallel > 1:
+        return 0.0
+    return max(0.0, deployment.engine.overlapped_request_s * batch.requests - device_s)
 
 
 def _source(rows: tuple[OperatorCost, ...], provenance: str) -> str:

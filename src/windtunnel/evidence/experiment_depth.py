@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windtunnel.cost.steps import price_step
 from windtunnel.operators.batch import decode_batch, prefill_batch
+from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
-from windtunnel.techniques.speculation import best_serial, parallel_token_s
+from windtunnel.techniques.speculation import acceptance_of, expected_tokens, parallel_token_s, serial_token_s
 
 if TYPE_CHECKING:
     from windtunnel.evidence.experiment import Setup
@@ -65,26 +67,47 @@ def plain_token_s(setup: Setup) -> float:
 
 
 def serial_draft_token_s(setup: Setup) -> float:
-    """Seconds per token with drafting and verification in turns, at the best draft length."""
-    draft_s, verify_s = _costs(setup)
-    return best_serial(float(setup.fields["batch"]["acceptance"]), draft_s, verify_s)[1]
+    """Seconds per token with drafting and verification in turns, `speculation.serial_tokens` drafted at a time."""
+    length = int(setup.fields["speculation"]["serial_tokens"])
+    return serial_token_s(acceptance(setup), length, draft_s(setup), verify_s(setup, length + 1))
 
 
 def parallel_draft_token_s(setup: Setup) -> float:
-    """Seconds per token with drafting beside verification, as many drafted as one verification lasts."""
-    draft_s, verify_s = _costs(setup)
-    length = max(round(verify_s / draft_s), 1)
-    return parallel_token_s(float(setup.fields["batch"]["acceptance"]), length, draft_s, verify_s)
+    """Seconds per token with drafting beside verification, `speculation.parallel_tokens` drafted at a time."""
+    length = int(setup.fields["speculation"]["parallel_tokens"])
+    return parallel_token_s(acceptance(setup), length, draft_s(setup), verify_s(setup, length))
 
 
-def _costs(setup: Setup) -> tuple[float, float]:
-    """Time of a draft step and of a verification. A few tokens cost the target hardly more than one."""
-    from windtunnel.specs.assemble import load_deployment
+def acceptance(setup: Setup) -> float:
+    """Chance that a drafted token is accepted: that at which taking turns is `serial_speedup` times as fast as plain.
 
-    draft = load_deployment({"engine": setup.fields.get("engine", "vllm"), **setup.fields["draft"]})
+    Papers rarely state it; a published speed-up of the baseline does, given what a step costs.
+    """
+    given: dict[str, Any] = setup.fields["speculation"]
+    length = int(given["serial_tokens"])
+    token_s = plain_token_s(setup) / float(given["serial_speedup"])
+    return acceptance_of(token_s, length, draft_s(setup), verify_s(setup, length + 1))
+
+
+def accepted_serial(setup: Setup) -> float:
+    """Mean drafted tokens accepted in a row when taking turns."""
+    chance, length = acceptance(setup), int(setup.fields["speculation"]["serial_tokens"])
+    return expected_tokens(chance, length) - 1.0
+
+
+def accepted_parallel(setup: Setup) -> float:
+    """Mean drafted tokens accepted in a row where nothing but a rejection ends them."""
+    chance = acceptance(setup)
+    return chance / (1.0 - chance) if chance < 1.0 else math.inf
+
+
+def draft_s(setup: Setup) -> float:
+    """Seconds of a step of the draft model, which runs under the same engine."""
+    draft = load_deployment({"engine": setup.fields["engine"], **setup.fields["draft"]})
+    return price_step(draft, decode_batch(1, int(setup.fields["batch"]["context"]))).total_s
+
+
+def verify_s(setup: Setup, tokens: int) -> float:
+    """Seconds of the target's step over so many tokens of one request."""
     context = int(setup.fields["batch"]["context"])
-    draft_s = price_step(draft, decode_batch(1, context)).total_s
-    one_s = plain_token_s(setup)
-    length = max(round(one_s / draft_s), 1)
-    verify_s = price_step(setup.deployment, prefill_batch([(context, length + 1)])).total_s
-    return draft_s, verify_s
+    return price_step(setup.deployment, prefill_batch([(context, tokens)])).total_s

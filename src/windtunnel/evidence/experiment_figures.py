@@ -12,12 +12,15 @@ import numpy as np
 from windtunnel.cost.memory import memory_need
 from windtunnel.cost.steps import price_step
 from windtunnel.evidence.experiment_depth import (
+    accepted_parallel,
+    accepted_serial,
     parallel_draft_token_s,
     plain_token_s,
     scheduled_depth_s,
     serial_draft_token_s,
     token_exit_s,
 )
+from windtunnel.evidence.experiment_service import effective_per_s, most_requests_per_s
 from windtunnel.metrics.gaps import token_gaps_s
 from windtunnel.metrics.summary import Metrics
 from windtunnel.operators.batch import decode_batch, prefill_batch
@@ -203,6 +206,8 @@ FIGURES: dict[str, Callable[[Setup], float]] = {
     "makespan": makespan_s,
     "capacity": capacity_per_s,
     "capacity_between_tokens": capacity_between_tokens_per_s,
+    "effective_per_s": effective_per_s,
+    "most_requests_per_s": most_requests_per_s,
     "decode_tokens_per_s": decode_tokens_per_s,
     "prefill": prefill_s,
     "offline_tokens_per_s": offline_tokens_per_s,
@@ -212,5 +217,7 @@ FIGURES: dict[str, Callable[[Setup], float]] = {
     "plain_token": plain_token_s,
     "serial_draft_token": serial_draft_token_s,
     "parallel_draft_token": parallel_draft_token_s,
+    "accepted_serial": accepted_serial,
+    "accepted_parallel": accepted_parallel,
 }
 """Figures by name; latencies in seconds, rates per second."""

@@ -16,6 +16,7 @@ from windtunnel.cost.measured.read import read_kernels
 from windtunnel.cost.memory import memory_need
 from windtunnel.errors import InfeasibleError
 from windtunnel.evidence.runs_deploy import deployment_of_run
+from windtunnel.evidence.runs_groups import prompts_on_one_rank
 from windtunnel.evidence.runs_read import EngineRun, read_run
 from windtunnel.search.evaluate import settings_of
 from windtunnel.serving.result import Simulation
@@ -133,6 +134,7 @@ def _replay(
     caching = settings.enable_prefix_caching and recorded.workload.shares_prefixes
     settings = replace(settings, enable_prefix_caching=caching)
     surface = step_surface(deployment, kernels, context_spread(recorded.workload))
+    surface = prompts_on_one_rank(surface, deployment, kernels)
     replay = run(recorded.workload, surface, settings, replicas=deployment.plan.replicas, router="least_outstanding")
     if replay.rejected.any() or not replay.finished.all():
         raise InfeasibleError("the replay turned requests away that the engine served")

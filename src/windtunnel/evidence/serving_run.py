@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.memory import memory_need
-from windtunnel.cost.overlap import with_overlap
 from windtunnel.cost.surface import StepSurface
 from windtunnel.evidence.scenario import Scenario
 from windtunnel.search.evaluate import settings_of
@@ -45,7 +44,7 @@ def simulated(
     if usable < longest:
         return f"no room for one request of {longest} tokens"
     settings = replace(settings, enable_prefix_caching=False)
-    surface = surface or with_overlap(step_surface(deployment), deployment.engine)
+    surface = surface or step_surface(deployment)
     workload = requests_of(scenario, deployment.engine.frontend_s)
     done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
     if done.rejected.any() or not done.finished.all():
