@@ -118,7 +118,8 @@ def kept_bytes(layout: MemoryLayout, layer: LayerMemory) -> Number:
         return layer.full_bytes
     if plan.recompute == "full":
         return layer.input_bytes
-    if layout.engine == "torchtitan":
+    model = layout.model
+    if layout.engine == "torchtitan" and model.gated_mlp and model.moe is None and model.latent is None:
         return operator_checkpoint_bytes(layout)
     again = set(plan.recompute_modules)
     return sum((t.bytes for t in layer.kept if not again.intersection(t.again)), 0.0)
