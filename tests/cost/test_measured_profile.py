@@ -19,6 +19,7 @@ from windtunnel.cost.steps import price_step
 from windtunnel.errors import TraceError
 from windtunnel.operators.batch import decode_batch
 from windtunnel.operators.expand import token_operators
+from windtunnel.report.explain import explain_step, explain_text
 from windtunnel.specs.assemble import deployment
 from windtunnel.specs.load import load, resolve
 
@@ -61,6 +62,8 @@ def test_a_profile_prices_what_it_holds_and_nothing_else(tmp_path: Path) -> None
         assert row.cost.source == ("measured" if measured else "calibrated")
         assert row.cost.seconds == pytest.approx((1.1 if measured else 1.0) * other.cost.seconds)
     assert step.source == "measured"
+    text = explain_text(explain_step(mine, decode_batch(16, 1000), "a step"))
+    assert "measured: qkv, attention out, mlp gate and up, mlp down" in " ".join(text.split())
     surface = step_surface(mine)
     tokens = sum(row.seconds for row in step.operators if row.operator.part == "tokens")
     assert surface.token_s[16] == pytest.approx(tokens)

@@ -148,7 +148,7 @@ def test_bad_folders(tmp_path: Path) -> None:
 
 
 def test_kv_blocks_as_an_rtx_4090_reported(tmp_path: Path) -> None:
-    """vLLM 0.19, Llama 3.1 8B in bf16, utilisation 0.9, 256 sequences, 2,048 tokens a step: 2,588 blocks of 16 tokens."""
+    """vLLM 0.19 with Llama 3.1 8B in bf16 at these settings reported 2,588 blocks of 16 tokens."""
     kwargs = {
         "gpu_memory_utilization": 0.9,
         "max_model_len": 32768,

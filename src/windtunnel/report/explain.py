@@ -163,7 +163,19 @@ def _operators(e: Explanation) -> str:
         for row in sorted(e.rows, key=lambda row: -row.seconds)
     ]
     rows.append(("one step", format_seconds(e.seconds), "100%", "", format_seconds(e.step.limit_s), "", ""))
-    return table(("operator", "time", "share", "bound by", "limit", "work", "traffic"), rows, "<>><>>>")
+    shown = table(("operator", "time", "share", "bound by", "limit", "work", "traffic"), rows, "<>><>>>")
+    return "\n\n".join([shown, *_sources(e)])
+
+
+def _sources(e: Explanation) -> list[str]:
+    """Which operators have which source, where there are several."""
+    by: dict[str, list[str]] = {}
+    for row in e.rows:
+        if row.source in _PROVENANCE:
+            by.setdefault(row.source, []).append(row.name)
+    if len(by) < 2:
+        return []
+    return [paragraph("; ".join(f"{source}: {', '.join(names)}" for source, names in by.items()) + ".", 0, "Prices ")]
 
 
 def _figures(e: Explanation) -> str:
