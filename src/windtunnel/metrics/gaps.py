@@ -16,6 +16,17 @@ from windtunnel.serving.result import Simulation
 def token_gaps_s(simulation: Simulation) -> npt.NDArray[np.float64]:
     """Seconds between successive tokens of the same request, all requests together, in no given order.
 
+    Raises:
+        SpecError: the run did not keep its steps (`record_steps=True`).
+    """
+    return token_gaps_by_request(simulation)[1]
+
+
+def token_gaps_by_request(
+    simulation: Simulation,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The request of every gap between two tokens, and the gap in seconds; by request and then by time.
+
     A step gives a request a token from its first token on, except while its context is computed again after
     a preemption: of successive chunks of more than one token only the last gives one.
 
@@ -35,5 +46,5 @@ def token_gaps_s(simulation: Simulation) -> npt.NDArray[np.float64]:
     first = np.append(True, ~same)
     again = np.append(same & chunk[:-1] & chunk[1:], False) & ~first
     end_s, request = end_s[~again], request[~again]
-    gaps: npt.NDArray[np.float64] = np.diff(end_s)[request[1:] == request[:-1]]
-    return gaps
+    same = request[1:] == request[:-1]
+    return request[1:][same], np.diff(end_s)[same]

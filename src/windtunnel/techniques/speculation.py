@@ -6,8 +6,6 @@ drafted token is accepted with the same probability, independently.
 
 from __future__ import annotations
 
-import random
-
 
 def expected_tokens(acceptance: float, draft_tokens: int) -> float:
     """Mean tokens of a round that drafts so many and verifies them at once: (1 - a**(k+1)) / (1 - a).
@@ -34,44 +32,41 @@ def serial_token_s(acceptance: float, draft_tokens: int, draft_s: float, verify_
     return (draft_tokens * draft_s + verify_s) / expected_tokens(acceptance, draft_tokens)
 
 
-def parallel_token_s(
-    acceptance: float, draft_tokens: int, draft_s: float, verify_s: float, rounds: int = 20_000, seed: int = 0
-) -> float:
-    """Seconds per token when draft and target work at the same time (PEARL, arXiv:2408.11850, algorithm 2).
+def parallel_tokens(acceptance: float, draft_tokens: int) -> float:
+    """Mean tokens of a round when draft and target work at the same time (PEARL, arXiv:2408.11850, algorithm 2).
 
-    A round lasts as long as the slower of the two. In *pre-verify* the target judges the first token that is
-    being drafted; if it is accepted, the round's tokens go on to *post-verify*: the target judges the rest of
-    them while the next ones are drafted. A rejection gives the target's own token, drops what was drafted
-    meanwhile and returns to pre-verify. Played out, since the chain of rounds has no simple mean.
+    In *pre-verify* the target judges the first token that is being drafted meanwhile: the round gives that token
+    or the target's own. Accepted, the next round is *post-verify*: the target judges the tokens drafted before and
+    the first of those being drafted, as many as a round drafts; all accepted, it goes on so; a rejection gives the
+    target's own token, drops what was drafted meanwhile and returns to pre-verify. With chance a of acceptance and
+    k tokens a round, post-verify gives (1 - a**k) / (1 - a) tokens on average and follows itself with chance a**k,
+    so that in the long run a round gives (1 - a**k) / (1 - a) / (1 - a**k + a).
+
+    >>> round(parallel_tokens(0.8, 4), 4)
+    2.1212
+    >>> parallel_tokens(1.0, 4), parallel_tokens(0.0, 4)
+    (4.0, 1.0)
+    """
+    if acceptance >= 1.0:
+        return float(draft_tokens)
+    all_kept = acceptance**draft_tokens
+    return float((1.0 - all_kept) / (1.0 - acceptance) / (1.0 - all_kept + acceptance))
+
+
+def parallel_token_s(acceptance: float, draft_tokens: int, draft_s: float, verify_s: float) -> float:
+    """Seconds per token when draft and target work at the same time; a round lasts as long as the slower of the two.
 
     Args:
         acceptance, draft_tokens, draft_s, verify_s: as in `serial_token_s`.
-        rounds: how many rounds are played.
-        seed: of the draws.
     """
-    draw = random.Random(seed).random
-    tokens, pending = 0, 0  # pending: drafted tokens that wait for their verdict
-    for _ in range(rounds):
-        if pending == 0:
-            tokens += 1  # the first drafted token, or the target's own in its place
-            pending = draft_tokens - 1 if draw() < acceptance else 0
-            if pending == 0 and draft_tokens > 1:
-                continue
-        else:
-            kept = 0
-            while kept < pending and draw() < acceptance:
-                kept += 1
-            tokens += kept
-            if kept == pending:
-                pending = draft_tokens
-            else:
-                tokens += 1
-                pending = 0
-    return rounds * max(draft_tokens * draft_s, verify_s) / tokens
+    return max(draft_tokens * draft_s, verify_s) / parallel_tokens(acceptance, draft_tokens)
 
 
-def best_serial(acceptance: float, draft_s: float, verify_s: float, most: int = 24) -> tuple[int, float]:
-    """The draft length with the least time per token when taking turns, and that time."""
-    times = {k: serial_token_s(acceptance, k, draft_s, verify_s) for k in range(1, most + 1)}
-    best = min(times, key=lambda k: times[k])
-    return best, times[best]
+def acceptance_of(token_s: float, draft_tokens: int, draft_s: float, verify_s: float) -> float:
+    """The acceptance at which taking turns takes `token_s` seconds per token, by bisection; 0 or 1 beyond them."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        slower = serial_token_s(middle, draft_tokens, draft_s, verify_s) > token_s
+        low, high = (middle, high) if slower else (low, middle)
+    return (low + high) / 2.0
