@@ -311,7 +311,7 @@ def _sampler_bytes(deployment: DeploymentSpec, part: Shard, sequences: int) -> f
     gathered = 2.0 / part.ranks if part.ranks > 1 else 0.0
     hidden = 2.0 * deployment.engine.max_num_batched_tokens * model.hidden * ACTIVATION_BYTES
     searches = min(sequences, deployment.accelerator.processors) * model.vocab * 4.0
-    return sequences * model.vocab * (2.0 + gathered + 3 * 4.0) + searches + hidden
+    return sequences * model.vocab * (deployment.engine.logit_bytes + gathered) + searches + hidden
 
 
 def body_values_per_token(model: ModelSpec, plan: PlanSpec) -> float:
