@@ -116,6 +116,19 @@ def test_bad_tables(tmp_path: Path, file: str, text: str, message: str) -> None:
         read_kernels(folder, resolve("accelerators", DEVICE))
 
 
+def test_profiles_below_a_folder_complement_each_other(tmp_path: Path) -> None:
+    accelerator = resolve("accelerators", DEVICE)
+    small_profile(tmp_path / "RTXPRO6000" / "one")
+    small_profile(tmp_path / "RTX4090" / "one", scale=3.0, hardware="RTX4090")
+    found = read_kernels(tmp_path, accelerator)
+    assert found.device == DEVICE
+    assert ("gemm", 6144, 4096, "bf16", "bf16") in found.tables
+    with pytest.raises(TraceError, match="none of these kernels were measured on h100-sxm"):
+        read_kernels(tmp_path, resolve("accelerators", "h100-sxm"))
+    with pytest.raises(TraceError, match="of several devices"):
+        read_kernels(tmp_path)
+
+
 def test_real_profiles_of_three_models_and_two_devices() -> None:
     folder = shared_file("evidence", "runs", "vllm-0.19", "profiler", "perf")
     for path, model, device in (

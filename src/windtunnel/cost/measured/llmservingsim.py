@@ -86,6 +86,12 @@ def is_profile(folder: Path) -> bool:
     return (folder / "meta.yaml").is_file() and any(folder.glob("tp*/dense.csv"))
 
 
+def profiled_device(folder: Path) -> str:
+    """Catalogue name of the accelerator that a profile was measured on; empty when the catalogue has none."""
+    accelerator = _describe(folder).accelerator
+    return accelerator.name if accelerator is not None else ""
+
+
 def read_profile(folder: Path, accelerator: AcceleratorSpec | None = None) -> MeasuredKernels:
     """All tables of a profile's folder, every tensor-parallel degree of it.
 
