@@ -21,7 +21,6 @@ from windtunnel.evidence.runs_read import EngineRun, read_run
 from windtunnel.search.evaluate import settings_of
 from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import run
-from windtunnel.serving.settings import SchedulerSettings
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.workload.table import RequestTable
 
@@ -119,18 +118,10 @@ def _predicted_blocks(deployment: DeploymentSpec) -> int:
     return need.kv_blocks
 
 
-def settings_of_run(deployment: DeploymentSpec, blocks: int) -> SchedulerSettings:
-    """The scheduler's settings, with the blocks that the engine reported or is predicted to have."""
-    engine = deployment.engine
-    ahead = engine.async_scheduling and deployment.plan.pipeline_parallel == 1
-    settings = settings_of(deployment, memory_need(deployment))
-    return replace(settings, num_blocks=blocks, async_scheduling=ahead)
-
-
 def _replay(
     recorded: EngineRun, deployment: DeploymentSpec, kernels: MeasuredKernels | None, blocks: int
 ) -> Simulation:
-    settings = settings_of_run(deployment, blocks)
+    settings = replace(settings_of(deployment, memory_need(deployment)), num_blocks=blocks)
     caching = settings.enable_prefix_caching and recorded.workload.shares_prefixes
     settings = replace(settings, enable_prefix_caching=caching)
     surface = step_surface(deployment, kernels, context_spread(recorded.workload))

@@ -40,6 +40,9 @@ def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSett
         long_prefill_token_threshold=engine.long_prefill_token_threshold,
         watermark=engine.watermark,
         scheduler=engine.scheduler,
+        async_scheduling=(
+            engine.async_scheduling and engine.scheduler == "vllm" and deployment.plan.pipeline_parallel == 1
+        ),
         options=engine.scheduler_options,
         eviction=engine.eviction,
         host_blocks=int(engine.scheduler_options.swap_space_bytes / block_bytes),
