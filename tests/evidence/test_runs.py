@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import shared_file
 
 from windtunnel.cost.build_surface import step_surface
-from windtunnel.errors import TraceError
+from windtunnel.errors import SpecError, TraceError
 from windtunnel.evidence.runs import context_spread, validate_run
 from windtunnel.evidence.runs_deploy import deployment_of_run
 from windtunnel.evidence.runs_groups import prompts_on_one_rank
@@ -107,6 +107,19 @@ def test_data_parallel_engines_with_experts_share_them(tmp_path: Path) -> None:
     report = validate_run(folder)
     assert report.kv_blocks > 10_000
     assert all(value > 0 for value in report.predicted.values())
+
+
+def test_a_model_that_the_catalogue_lacks_may_lie_beside_the_run(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, model="acme/small")
+    with pytest.raises(SpecError, match="unknown model"):
+        deployment_of_run(read_run(folder))
+    config = tmp_path / "configs" / "model" / "acme" / "small.json"
+    config.parent.mkdir(parents=True)
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "num_key_value_heads": 4}
+    more = {"intermediate_size": 4096, "vocab_size": 32000, "max_position_embeddings": 8192}
+    config.write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", **sizes, **more}))
+    deployment, _ = deployment_of_run(read_run(folder))
+    assert (deployment.model.layers, deployment.model.kv_heads) == (4, 4)
 
 
 def test_data_parallel_engines_without_experts_are_replicas(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from windtunnel.cost.measured.models import model_named
 from windtunnel.errors import Problem, SpecError, TraceError
 from windtunnel.evidence.runs_read import EngineRun
 from windtunnel.specs.assemble import default_node, deployment, single_node
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.hardware import AcceleratorSpec, NodeSpec
-from windtunnel.specs.load import load, names, resolve
+from windtunnel.specs.load import names, resolve
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
@@ -41,7 +42,7 @@ def deployment_of_run(run: EngineRun) -> tuple[DeploymentSpec, tuple[str, ...]]:
     """
     where = str(run.folder)
     accelerator = _accelerator(run)
-    model: ModelSpec = load("models", run.model, where)
+    model = model_named(run.model, run.folder, where)
     plan = _plan(run, model)
     engine = _engine(run, model, plan.attention_data_parallel)
     node = default_node(accelerator.name) or single_node(accelerator)

@@ -18,6 +18,7 @@ import yaml
 from windtunnel.cost.measured.check import gather, read_rows, unit_problem
 from windtunnel.cost.measured.kernels import ATTENTION_AXES, EXPERT_AXES, Key, MeasuredKernels, key_of
 from windtunnel.cost.measured.limits import key_limits_s
+from windtunnel.cost.measured.models import model_named
 from windtunnel.cost.measured.table import Table, table
 from windtunnel.cost.measured.tail import lane_rate
 from windtunnel.errors import Problem, SpecError, TraceError
@@ -28,7 +29,7 @@ from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import Operator
 from windtunnel.specs.hardware import AcceleratorSpec
-from windtunnel.specs.load import load, resolve
+from windtunnel.specs.load import resolve
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
@@ -131,7 +132,7 @@ def _describe(folder: Path) -> Profile:
         raise TraceError(Problem("no tpN folder with a dense.csv", str(folder)))
     title = f"LLMServingSim profile, vLLM {meta.get('vllm_version', 'of unknown version')}, {meta.get('gpu', '')}"
     dtype = str(meta.get("variant", "bf16"))
-    return Profile(folder, load("models", str(meta["model"]), str(path)), _device(meta), dtype, title, degrees)
+    return Profile(folder, model_named(str(meta["model"]), folder, str(path)), _device(meta), dtype, title, degrees)
 
 
 def _device(meta: dict[str, Any]) -> AcceleratorSpec | None:
