@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from helpers import shared_file
 
+from helpers import shared_file
 from windtunnel.evidence.table import Row, read_table
 from windtunnel.evidence.training import counted_flops, predict_training, training_claims
 from windtunnel.evidence.training_jobs import dictionary, job_of, recipe_of
@@ -14,9 +14,9 @@ from windtunnel.specs.load import resolve
 from windtunnel.training.flops import training_flops_per_token
 
 BRIDGE = {
-    "source": "NVIDIA-NeMo/Megatron-Bridge docs", "model": "LLAMA3-70B", "gpu": "H100-SXM-80GB", "n_gpus": "64", "tp": "4",
-    "pp": "8", "vpp": "5", "cp": "1", "ep": "1", "micro_batch": "1", "global_batch": "128", "seq_len": "8192",
-    "dtype": "fp8", "recompute": "see recipe", "zero_stage": "1 (distributed optimizer)",
+    "source": "NVIDIA-NeMo/Megatron-Bridge docs", "model": "LLAMA3-70B", "gpu": "H100-SXM-80GB", "n_gpus": "64",
+    "tp": "4", "pp": "8", "vpp": "5", "cp": "1", "ep": "1", "micro_batch": "1", "global_batch": "128",
+    "seq_len": "8192", "dtype": "fp8", "recompute": "see recipe", "zero_stage": "1 (distributed optimizer)",
     "metric_name": "tokens_per_sec_per_gpu",
 }  # fmt: skip
 
