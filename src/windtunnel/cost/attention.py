@@ -110,6 +110,7 @@ def prefill_attention_coefficients(
     constants = device.constants.prefill
     flops_per_pair = 2.0 * q_heads * (head_dim + v_head_dim)
     per_pair = flops_per_pair / (constants.compute_efficiency * device.peak_flops_per_s("bf16"))
+    per_pair = per_pair + constants.score_bytes * q_heads / device.bandwidth_bytes_per_s
     stream = constants.stream_passes * 2.0 * q_heads * (head_dim + v_head_dim) / device.bandwidth_bytes_per_s
     kv_values = kv_heads * (head_dim + v_head_dim)
     read = kv_values * kv_bytes / (device.constants.decode.memory_efficiency * device.bandwidth_bytes_per_s)

@@ -47,6 +47,9 @@ class PrefillConstants(Spec):
     launch_s: Seconds = Field(ge=0, description="fixed time of a call")
     tile_tokens: float = Field(ge=0, description="query-key pairs wasted per query at tile edges, in tokens")
     stream_passes: float = Field(0.0, ge=0, description="times queries and outputs cross memory beyond what is hidden")
+    score_bytes: float = Field(
+        0.0, ge=0, description="bytes through memory per head and query-key pair, where scores do not stay on the chip"
+    )
 
 
 class MoeConstants(Spec):
@@ -82,6 +85,7 @@ class KernelConstants(Spec):
         errors: held-out median absolute relative error per operator class; empty when not measured.
         samples: measured points used per operator class.
         intervals: held-out residual quantiles (10 %, 90 %) per operator class, as measured / predicted.
+        across_devices: the same for devices under the constants of another architecture.
     """
 
     name: str
@@ -95,6 +99,7 @@ class KernelConstants(Spec):
     errors: dict[str, float] = {}
     samples: dict[str, int] = {}
     intervals: dict[str, tuple[float, float]] = {}
+    across_devices: dict[str, tuple[float, float]] = {}
     sources: tuple[Source, ...] = ()
 
     def gemm_of(self, dtype: str) -> GemmConstants:

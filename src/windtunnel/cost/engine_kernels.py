@@ -52,6 +52,7 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
                 update={
                     "compute_efficiency": _share(c.prefill.compute_efficiency * f.prefill_attention),
                     "launch_s": c.prefill.launch_s * f.launch,
+                    "score_bytes": f.score_bytes,
                 }
             ),
             "moe": c.moe.model_copy(

@@ -129,7 +129,7 @@ def capacity_between_tokens_per_s(setup: Setup) -> float:
 def decode_tokens_per_s(setup: Setup) -> float:
     """Tokens per second of decode steps of `batch.requests` requests with `batch.context` tokens each."""
     batch: dict[str, Any] = setup.fields["batch"]
-    return batch["requests"] / decode_step_s(setup.deployment, int(batch["requests"]), float(batch["context"]))
+    return float(batch["requests"]) / decode_step_s(setup.deployment, int(batch["requests"]), float(batch["context"]))
 
 
 def decode_step_s(deployment: DeploymentSpec, requests: int, context: float) -> float:

@@ -220,7 +220,8 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
         text, found = re.subn(rf"^{name}:.*$", line, text, flags=re.M)
         if not found:
             text = text.replace("sources:\n", f"{line}\nsources:\n", 1)
-    kept = {name: value for name, value in (yaml.safe_load(text).get("kernels") or {}).items() if value is True}
+    fixed = ("expands_weights", "narrow_sums", "score_bytes")
+    kept = {name: value for name, value in (yaml.safe_load(text).get("kernels") or {}).items() if name in fixed}
     factors = {name: round(v, 3) for name, v in fitted.constants.items() if name not in HOST}
     body = ", ".join(f"{name}: {str(v).lower() if v is True else v}" for name, v in (kept | factors).items())
     text = re.sub(r"^kernels:.*\n", "", text, flags=re.M)

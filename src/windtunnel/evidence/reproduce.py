@@ -65,6 +65,11 @@ def find(asked: Sequence[str]) -> tuple[Entry, ...]:
     return tuple(dict.fromkeys(known[text.casefold()] for text in asked))
 
 
+def in_full(entry: Entry) -> experiment.Paper | TrainingPaper:
+    """What the catalogue holds of a paper."""
+    return training_papers.training_paper(entry.name) if entry.training else experiment.paper(entry.name)
+
+
 def reproduce(papers: Sequence[Entry], progress: Progress | None = None) -> Reproduction:
     """Run papers one after the other. Ctrl-C ends the run with the papers that are done.
 

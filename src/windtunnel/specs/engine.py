@@ -34,6 +34,9 @@ class KernelFactors(Spec):
     load_bytes_per_cycle: float = Field(
         0.0, ge=0, description="bytes per clock that a processor can have loaded in products of a few rows; 0: no limit"
     )
+    score_bytes: float = Field(
+        0.0, ge=0, description="bytes through memory per head and query-key pair of a prompt; 0 for fused attention"
+    )
     narrow_sums: bool = Field(
         False, description="whether 16-bit products are summed in 16 bits, which gaming cards do at twice the rate"
     )
