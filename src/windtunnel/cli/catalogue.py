@@ -14,12 +14,16 @@ from windtunnel.cli.common import DONE, command, output_problems, show, write_js
 def catalogue(
     kind: Annotated[
         str,
-        typer.Argument(help="models, accelerators, nodes, fabrics, engines, workloads, prices, policies; or schema."),
+        typer.Argument(
+            help="models, accelerators, nodes, fabrics, engines, workloads, prices, policies, techniques, papers; "
+            "or schema."
+        ),
     ] = "",
     name: Annotated[str, typer.Argument(help="One entry in full; after 'schema', the kind.")] = "",
     json_path: options.Json = None,
 ) -> int:
-    """List what is known: models, accelerators, nodes, fabrics, engines, workloads, prices, policies.
+    """List what is known: models, accelerators, nodes, fabrics, engines, workloads, prices, policies, techniques,
+    papers.
 
     `windtunnel catalogue models` lists a kind, `windtunnel catalogue models llama-3.1-8b` shows one entry with its
     sources, `windtunnel catalogue schema models` prints the JSON Schema of a kind for editors.

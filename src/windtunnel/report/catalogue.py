@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import Problem, SpecError, nearest
-from windtunnel.report.json import plain
+from windtunnel.report import technique_pages
+from windtunnel.report.json import plain, to_json
 from windtunnel.report.text import number, paragraph, table
 from windtunnel.serving.policies import PolicyInfo, policies
 from windtunnel.specs import load
@@ -17,6 +18,9 @@ from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.prices import price_table
 from windtunnel.specs.workload import WorkloadSpec
 from windtunnel.units import format_bytes, format_seconds, format_si
+
+if TYPE_CHECKING:
+    from windtunnel.evidence.reproduce import Entry
 
 Row = tuple[str, ...]
 
@@ -101,7 +105,7 @@ _LEGEND = {
 def _known(kind: str) -> str:
     """The catalogue's name for a kind, singular and capitals forgiven."""
     folded = kind.casefold()
-    names = (*load.KINDS, "prices", "policies")
+    names = (*load.KINDS, "prices", "policies", "techniques", "papers")
     for name in names:
         if folded in (name, name.removesuffix("s"), name.replace("ies", "y")):
             return name
@@ -114,6 +118,8 @@ def kinds() -> dict[str, int]:
         **{kind: len(load.names(kind)) for kind in load.KINDS},
         "prices": len(prices()),
         "policies": len(policies()),
+        "techniques": len(technique_pages.technique_records()),
+        "papers": technique_pages.paper_count(),
     }
 
 
@@ -135,6 +141,10 @@ def entries(kind: str) -> list[Any]:
         return [plain(price) for price in prices()]
     if kind == "policies":
         return [plain(policy) for policy in policies()]
+    if kind == "techniques":
+        return technique_pages.technique_records()
+    if kind == "papers":
+        return [plain(paper) for paper in _papers()]
     return [entry(kind, name) for name in load.names(kind)]
 
 
@@ -145,6 +155,10 @@ def entries_text(kind: str) -> str:
         return _prices_text()
     if kind == "policies":
         return _policies_text()
+    if kind == "techniques":
+        return technique_pages.techniques_text()
+    if kind == "papers":
+        return _papers_text()
     header, align, figures = _COLUMNS[kind]
     rows = [(name, *figures(spec)) for name, spec in specs(kind).items()]
     text = table(("name", *header), rows, align)
@@ -156,6 +170,10 @@ def entry(kind: str, name: str) -> dict[str, Any]:
     kind = _known(kind)
     if kind == "prices":
         return {"accelerator": name, "prices": [plain(price) for price in _prices_of(name)]}
+    if kind == "techniques":
+        return technique_pages.technique_record(technique_pages.technique_of(name))
+    if kind == "papers":
+        return _paper(name)
     if kind == "policies":
         return {"name": name, "policies": [plain(policy) for policy in _policies_of(name)]}
     spec = load.load(kind, name, "catalogue")
@@ -174,6 +192,10 @@ def entry_text(kind: str, name: str) -> str:
         return _prices_text(name)
     if kind == "policies":
         return _policy_text(name)
+    if kind == "techniques":
+        return technique_pages.technique_text(name)
+    if kind == "papers":
+        return to_json(_paper(name)).rstrip()
     value = entry(kind, name)
     sources = value.pop("sources", None) or []
     title = value.pop("title", "") or value["name"]
@@ -241,6 +263,26 @@ def _prices_text(accelerator: str = "") -> str:
     rows = [(p.accelerator, f"{p.usd_per_h:.2f}", p.provider, p.region, p.date) for p in shown]
     text = table(("accelerator", "$/h", "provider", "region", "date"), rows, "<><<<")
     return f"{text}\n\n{paragraph('US dollars per accelerator and hour, on demand; --price NAME=USD overrides them.')}"
+
+
+def _papers() -> tuple[Entry, ...]:
+    """Papers with an experiment; what runs them is imported only when they are asked for."""
+    from windtunnel.evidence.reproduce import entries
+
+    return entries()
+
+
+def _papers_text() -> str:
+    from windtunnel.report.gallery_text import listing_text
+
+    return f"{listing_text(_papers())}\n\nRun them with `windtunnel reproduce ID`."
+
+
+def _paper(name: str) -> dict[str, Any]:
+    from windtunnel.evidence.reproduce import find, in_full
+
+    value: dict[str, Any] = plain(in_full(find([name])[0]))
+    return value
 
 
 def _policies_of(name: str) -> list[PolicyInfo]:

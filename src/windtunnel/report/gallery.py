@@ -42,7 +42,7 @@ def gallery_html(papers: Sequence[PaperResult]) -> str:
 def overview(papers: Sequence[PaperResult]) -> Chart:
     """Our figure over the published one, one row per claim that was run, with the band that counts."""
     rows = [
-        (f"{paper.id} · {short(claim.claim)}", claim)
+        (f"{paper.id} · {escape(short(claim.claim))}", claim)
         for paper in papers
         for claim in paper.claims
         if claim.verdict != "quoted" and claim.published > 0 and 0 < claim.ours < math.inf

@@ -93,8 +93,7 @@ def _values(technique: Technique, settings: Sequence[str], where: str) -> tuple[
             continue
         value = _number(raw, knob)
         if value is None:
-            limits = f"{'a whole number' if knob.whole else 'a number'} from {knob.low:g} to {knob.high:g}"
-            problems.append(Problem("is out of range", where, f"{technique.name}:{name}", repr(raw), limits))
+            problems.append(Problem("is out of range", where, f"{technique.name}:{name}", repr(raw), knob.allowed))
             continue
         values[name] = value
     return values, problems
@@ -105,6 +104,6 @@ def _number(text: str, knob: Knob) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    if not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
+    if not knob.takes(value):
         return None
     return value

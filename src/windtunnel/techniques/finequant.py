@@ -18,5 +18,5 @@ TECHNIQUE = Technique(
     changes=("bytes", "memory", "quality"),
     apply=_apply,
     kind="weight format",
-    knobs=(Knob("bits", "bits of a weight: 4 or 8", 4, 4, 8),),
+    knobs=(Knob("bits", "bits of a weight", 4, choices=(4, 8)),),
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from windtunnel.specs.deployment import DeploymentSpec
-from windtunnel.techniques.technique import Technique, Values, with_engine
+from windtunnel.techniques.technique import Technique, Values, with_whole_prompts
 
 
 def _apply(deployment: DeploymentSpec, values: Values) -> DeploymentSpec:
-    return with_engine(deployment, scheduler="orca", enable_prefix_caching=False)
+    return with_whole_prompts(deployment, scheduler="orca", enable_prefix_caching=False)
 
 
 TECHNIQUE = Technique(

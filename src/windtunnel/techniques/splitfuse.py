@@ -20,5 +20,5 @@ TECHNIQUE = Technique(
     changes=("schedule",),
     apply=_apply,
     kind="scheduler",
-    knobs=(Knob("budget", "tokens of a forward pass", 2048, 16, 65536),),
+    knobs=(Knob("budget", "tokens of a forward pass (768 in DeepSpeed-MII)", 768, 16, 65536),),
 )

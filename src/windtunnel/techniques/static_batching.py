@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from windtunnel.specs.deployment import DeploymentSpec
-from windtunnel.techniques.technique import Knob, Technique, Values, with_engine
+from windtunnel.techniques.technique import Knob, Technique, Values, with_whole_prompts
 
 
 def _apply(deployment: DeploymentSpec, values: Values) -> DeploymentSpec:
-    return with_engine(deployment, scheduler="static", max_num_seqs=int(values["batch"]), enable_prefix_caching=False)
+    return with_whole_prompts(
+        deployment, scheduler="static", max_num_seqs=int(values["batch"]), enable_prefix_caching=False
+    )
 
 
 TECHNIQUE = Technique(

@@ -22,6 +22,7 @@ class Knob:
         default: its value when none is given.
         low, high: allowed values, both included.
         whole: whether only whole numbers are allowed.
+        choices: the only values allowed, where not every one between is.
     """
 
     name: str
@@ -30,6 +31,25 @@ class Knob:
     low: float = 0.0
     high: float = math.inf
     whole: bool = True
+    choices: tuple[float, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The values it takes, in words."""
+        if self.choices:
+            return ", ".join(f"{value:g}" for value in self.choices)
+        kind = "a whole number" if self.whole else "a number"
+        return (
+            f"{kind} of at least {self.low:g}"
+            if math.isinf(self.high)
+            else f"{kind} from {self.low:g} to {self.high:g}"
+        )
+
+    def takes(self, value: float) -> bool:
+        """Whether a value is allowed."""
+        if self.choices:
+            return value in self.choices
+        return self.low <= value <= self.high and not (self.whole and value != int(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +86,9 @@ def with_engine(deployment: DeploymentSpec, **fields: object) -> DeploymentSpec:
 def with_plan(deployment: DeploymentSpec, **fields: object) -> DeploymentSpec:
     """The deployment with some fields of its plan changed."""
     return deployment.model_copy(update={"plan": deployment.plan.model_copy(update=fields)})
+
+
+def with_whole_prompts(deployment: DeploymentSpec, **fields: object) -> DeploymentSpec:
+    """The same for schedulers that never cut a prompt: a step must hold the longest request."""
+    budget = max(deployment.engine.max_num_batched_tokens, deployment.max_model_len)
+    return with_engine(deployment, max_num_batched_tokens=budget, enable_chunked_prefill=False, **fields)
