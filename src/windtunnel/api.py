@@ -151,8 +151,9 @@ def simulate(
         sample_interval_s: keep the cluster's state at this interval, seconds.
 
     Returns:
-        `metrics`, `simulation` (one row per request), `memory`, `usd_per_h` and `notes` (requests clipped to the
-        context limit and the like). The answer has `.table()`, `.as_dict()` and `.save(path)`.
+        `metrics`, `ends` (the metrics at both ends of the costs' 80 % intervals), `simulation` (one row per request),
+        `memory`, `usd_per_h` and `notes` (requests clipped to the context limit and the like). The answer has
+        `.table()`, `.as_dict()` and `.save(path)`.
 
     Raises:
         SpecError: a name or value that cannot be used.
@@ -177,6 +178,7 @@ def simulate(
         seed=seed,
         record_steps=record_steps,
         sample_interval_s=sample_interval_s,
+        intervals=True,
     )
     return Served(**_fields(done))
 

@@ -91,6 +91,7 @@ def simulate(
         record_steps=steps is not None,
         sample_interval_s=max(loaded.table.duration_s, 1.0) / SAMPLES if html is not None else None,
         asked=asked_model(given),
+        intervals=True,
     )
     show(run_text(done), json_path)
     write_json(run_record(done), json_path)

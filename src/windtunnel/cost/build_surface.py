@@ -26,6 +26,7 @@ from windtunnel.cost.padding import padded_tokens, padding
 from windtunnel.cost.price import Links, pricing_of, seconds_of
 from windtunnel.cost.steps import launches_of, stage_shares
 from windtunnel.cost.surface import StepSurface, context_grid
+from windtunnel.cost.uncertainty import engine_at
 from windtunnel.operators.attention import DecodeAttention
 from windtunnel.operators.expand import (
     decode_operators,
@@ -49,7 +50,10 @@ UNIT = 1e6
 
 
 def step_surface(
-    deployment: DeploymentSpec, kernels: MeasuredKernels | None = None, spread: tuple[float, ...] = ()
+    deployment: DeploymentSpec,
+    kernels: MeasuredKernels | None = None,
+    spread: tuple[float, ...] = (),
+    at: float = 0.0,
 ) -> StepSurface:
     """The step surface of one replica.
 
@@ -59,9 +63,10 @@ def step_surface(
         kernels: measured kernels of the device, asked before the cost model.
         spread: contexts that requests have in a step, relative to their mean, as quantiles of equal weight;
             longer ones make a tail in attention whose lanes were measured. Empty: all alike.
+        at: from -1 to 1, where in their 80 % intervals all costs lie; 0 is the prediction itself.
     """
-    model, engine = deployment.model, deployment.engine
-    device, links = pricing_of(deployment, kernels)
+    model, engine = deployment.model, engine_at(deployment.engine, at)
+    device, links = pricing_of(deployment, kernels, at)
     plan = deployment.plan.model_copy(update={"pipeline_parallel": 1, "replicas": 1})
     rank = Rank(model, plan, device, links.tensor)
     max_tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
@@ -69,7 +74,7 @@ def step_surface(
     if not engine.graphs:
         tokens_s = np.maximum(tokens_s, _token_launches(model, plan) * engine.launch_s)
         tokens_s[0] = 0.0
-    tokens_s, tokens_j = _as_executed(tokens_s, tokens_j, deployment.engine)
+    tokens_s, tokens_j = _as_executed(tokens_s, tokens_j, engine)
     sample_s, sample_j = _sample_tables(rank, _rounded(engine.max_num_seqs))
     decode_s, window_s, decode_j = _decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     if spread:

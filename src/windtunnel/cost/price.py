@@ -29,6 +29,7 @@ from windtunnel.cost.engine_kernels import device_under
 from windtunnel.cost.gemm import gemm_seconds
 from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.moe import moe_seconds
+from windtunnel.cost.uncertainty import collective_at, device_at
 from windtunnel.operators.attention import DecodeAttention, LatentDecodeAttention, PrefillAttention
 from windtunnel.operators.collective import Collective, sent_bytes
 from windtunnel.operators.elementwise import Elementwise
@@ -89,19 +90,29 @@ class Cost:
     bytes: float
 
 
-def pricing_of(deployment: DeploymentSpec, kernels: MeasuredKernels | None = None) -> tuple[Device, Links]:
-    """What prices a deployment's operators, with the device's measured kernels where there are any."""
-    device = device_under(device_of(deployment.accelerator), deployment.engine)
-    return replace(device, measured=kernels) if kernels else device, links_of(deployment)
+def pricing_of(
+    deployment: DeploymentSpec, kernels: MeasuredKernels | None = None, at: float = 0.0
+) -> tuple[Device, Links]:
+    """What prices a deployment's operators, with the device's measured kernels where there are any.
+
+    `at` leans all costs towards an end of their 80 % intervals (see `cost.uncertainty`).
+    """
+    device = device_at(device_under(device_of(deployment.accelerator), deployment.engine), at)
+    return replace(device, measured=kernels) if kernels else device, links_of(deployment, at)
 
 
-def links_of(deployment: DeploymentSpec) -> Links:
+def links_of(deployment: DeploymentSpec, at: float = 0.0) -> Links:
     """The links of one replica, its ranks laid out stage after stage."""
     tp, pp = deployment.plan.ranks_per_stage, deployment.plan.pipeline_parallel
     per_node = max(1, deployment.node.accelerators // tp)
     nodes_ended = pp - 1 if tp > deployment.node.accelerators else -(-pp // per_node) - 1
     crossing = nodes_ended / (pp - 1) if pp > 1 else 0.0
-    return Links(link_of(deployment, tp), link_of(deployment, tp * pp), crossing)
+    tensor, pipeline = link_of(deployment, tp), link_of(deployment, tp * pp)
+    if at:
+        device = device_of(deployment.accelerator)
+        tensor = replace(tensor, constants=collective_at(tensor.constants, device, at))
+        pipeline = replace(pipeline, constants=collective_at(pipeline.constants, device, at))
+    return Links(tensor, pipeline, crossing)
 
 
 def seconds_of(operator: Operator, device: Device, links: Links, beside_tokens: float = 0.0) -> Floats:

@@ -18,6 +18,7 @@ from windtunnel.cost.energy import Energy, energy_of, joules_of
 from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.padding import padded_tokens
 from windtunnel.cost.price import Cost, price, pricing_of
+from windtunnel.cost.uncertainty import engine_at
 from windtunnel.operators.batch import Batch
 from windtunnel.operators.elementwise import Elementwise
 from windtunnel.operators.expand import expand, token_operators
@@ -96,15 +97,19 @@ class StepCost:
         return self.joules + self.static_w * self.total_s
 
 
-def price_step(deployment: DeploymentSpec, batch: Batch, kernels: MeasuredKernels | None = None) -> StepCost:
+def price_step(
+    deployment: DeploymentSpec, batch: Batch, kernels: MeasuredKernels | None = None, at: float = 0.0
+) -> StepCost:
     """The price of a step of one replica.
 
     Args:
         deployment: what runs.
         batch: the sums of what the step schedules.
         kernels: measured kernels of the device, asked before the cost model.
+        at: from -1 to 1, where in their 80 % intervals all costs lie; 0 is the prediction itself.
     """
-    device, links = pricing_of(deployment, kernels)
+    device, links = pricing_of(deployment, kernels, at)
+    deployment = deployment.model_copy(update={"engine": engine_at(deployment.engine, at)})
     plan, engine = deployment.plan, deployment.engine
     energy = energy_of(device, links.tensor)
     rows = tuple(

@@ -54,6 +54,7 @@ class Explanation:
         what: the batch in words, for the heading.
         rows: operators in order of execution, then waits; their seconds sum to `step.total_s`.
         memory: memory of the worst rank.
+        ends_s: time of the pass with all costs at the low and at the high end of their 80 % intervals.
     """
 
     deployment: DeploymentSpec
@@ -62,6 +63,7 @@ class Explanation:
     step: StepCost
     rows: tuple[Row, ...]
     memory: MemoryNeed
+    ends_s: tuple[float, float] = (float("nan"), float("nan"))
 
     @property
     def seconds(self) -> float:
@@ -100,7 +102,8 @@ def explain_step(deployment: DeploymentSpec, batch: Batch, what: str) -> Explana
         )
     waits = (("kernel launches", step.launch_wait_s, "latency"), ("engine", step.host_s, "host"))
     extra = [Row(name, 1.0, seconds, 0.0, bound, "engine", 0.0, 0.0) for name, seconds, bound in waits if seconds]
-    return Explanation(deployment, batch, what, step, (*rows.values(), *extra), memory_need(deployment))
+    ends_s = (price_step(deployment, batch, at=-1.0).total_s, price_step(deployment, batch, at=1.0).total_s)
+    return Explanation(deployment, batch, what, step, (*rows.values(), *extra), memory_need(deployment), ends_s)
 
 
 def step_chart(explanation: Explanation) -> charts.Chart:
@@ -122,7 +125,8 @@ def explain_text(explanation: Explanation) -> str:
     e = explanation
     share = e.step.limit_s / e.seconds if e.seconds else float("nan")
     head = (
-        f"{e.what} on {_where(e.deployment)}: {format_seconds(e.seconds)} per step. The hardware's limit is "
+        f"{e.what} on {_where(e.deployment)}: {format_seconds(e.seconds)} per step "
+        f"({format_seconds(e.ends_s[0])} to {format_seconds(e.ends_s[1])}, 80 % interval). The hardware's limit is "
         f"{format_seconds(e.step.limit_s)} ({percent(share)} of it). Most of it waits for {_waits(e)}; "
         f"prices are {_PROVENANCE[e.step.source]}."
     )
@@ -210,6 +214,7 @@ def explain_record(e: Explanation) -> dict[str, Any]:
         "what": e.what,
         "batch": plain(e.batch),
         "seconds": e.seconds,
+        "seconds_interval80": {"low": e.ends_s[0], "high": e.ends_s[1]},
         "limit_s": e.step.limit_s,
         "joules": e.step.energy_j,
         "stage_s": list(e.step.stage_s),

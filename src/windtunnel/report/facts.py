@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from windtunnel.metrics.summary import Metrics
 from windtunnel.report.text import number, percent
@@ -15,16 +16,17 @@ _LATENCY = {"ttft": ("p50", "p99"), "tpot": ("p50", "p99"), "e2e": ("p50", "p99"
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One figure: its name, its value as text, the target it is held to, if any, and its interval.
+    """One figure: its name, its value as text and number, the target it is held to, if any, and its 80 % interval.
 
-    Figures that are counted rather than predicted have no interval.
+    Figures that are counted rather than predicted have neither number nor interval.
     """
 
     name: str
     value: str
     target: str = ""
     verdict: str = ""
-    interval: str = "not yet known"
+    interval: str = ""
+    amount: float = math.nan
 
 
 def latency_name(metric: str, statistic: str) -> str:
@@ -44,23 +46,47 @@ def target_facts(metrics: Metrics, slo: SloSpec) -> list[tuple[str, str]]:
     return [(latency_name(t.metric, t.statistic), late(metrics.value_s(t))) for t in slo.targets]
 
 
-def facts(metrics: Metrics, slo: SloSpec) -> list[Fact]:
-    """What a run did: latencies with their targets, then rates and use."""
+def facts(metrics: Metrics, slo: SloSpec, ends: tuple[Metrics, Metrics] | None = None) -> list[Fact]:
+    """What a run did: latencies with their targets, then rates and use.
+
+    Args:
+        metrics: of the run.
+        slo: the targets.
+        ends: of the same run with all costs at the low and at the high end of their 80 % intervals.
+    """
+    rows = _facts(metrics, slo)
+    if ends is None:
+        return rows
+    others = [{fact.name: fact for fact in _facts(end, slo)} for end in ends]
+    return [_between(fact, [one[fact.name] for one in others if fact.name in one]) for fact in rows]
+
+
+def _between(fact: Fact, ends: list[Fact]) -> Fact:
+    """The figure with its interval, from its values at the ends of the costs'."""
+    known = [one for one in (fact, *ends) if not math.isnan(one.amount)]
+    if math.isnan(fact.amount) or len(known) < 3:
+        return fact
+    low, high = min(known, key=lambda one: one.amount), max(known, key=lambda one: one.amount)
+    return replace(fact, interval=f"{low.value} to {high.value}")
+
+
+def _facts(metrics: Metrics, slo: SloSpec) -> list[Fact]:
     rows = [*_latencies(metrics, slo)]
     if slo.attainment:
         share = metrics.attainment
         verdict = "holds" if share >= slo.attainment else "missed"
-        rows.append(Fact("requests within limits", percent(share), f">= {percent(slo.attainment)}", verdict))
+        held = f">= {percent(slo.attainment)}"
+        rows.append(Fact("requests within limits", percent(share), held, verdict, amount=share))
     everyone = metrics.finished == metrics.requests
     count = f"all {metrics.requests:,}" if everyone else f"{metrics.finished:,} of {metrics.requests:,}"
-    rows.append(Fact("requests finished", count, interval=""))
+    rows.append(Fact("requests finished", count))
     if metrics.rejected:
-        rows.append(Fact("requests too long to serve", f"{metrics.rejected:,}", interval=""))
+        rows.append(Fact("requests too long to serve", f"{metrics.rejected:,}"))
     rows += [
-        Fact("output tokens per second", number(metrics.output_tokens_per_s)),
-        Fact("replicas busy", percent(metrics.busy_share)),
-        Fact("tokens per step", number(metrics.mean_batch_tokens)),
-        Fact("KV cache in use, peak", percent(metrics.peak_kv_share)),
+        Fact("output tokens per second", number(rate := metrics.output_tokens_per_s), amount=rate),
+        Fact("replicas busy", percent(metrics.busy_share), amount=metrics.busy_share),
+        Fact("tokens per step", number(metrics.mean_batch_tokens), amount=metrics.mean_batch_tokens),
+        Fact("KV cache in use, peak", percent(metrics.peak_kv_share), amount=metrics.peak_kv_share),
     ]
     if metrics.preemptions:
         rows.append(Fact("preemptions", f"{metrics.preemptions:,}"))
@@ -88,6 +114,6 @@ def _order(statistic: str) -> float:
 
 def _held(name: str, value_s: float, target: Target | None, per_request: bool) -> Fact:
     if target is None or per_request:
-        return Fact(name, late(value_s))
+        return Fact(name, late(value_s), amount=value_s)
     verdict = "holds" if value_s < target.limit_s else "missed"
-    return Fact(name, late(value_s), f"< {format_seconds(target.limit_s)}", verdict)
+    return Fact(name, late(value_s), f"< {format_seconds(target.limit_s)}", verdict, amount=value_s)

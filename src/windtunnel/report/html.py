@@ -110,7 +110,7 @@ def facts_html(rows: Sequence[Fact]) -> str:
             f'<tr><td>{escape(fact.name)}</td><td class="n">{escape(fact.value)}</td>'
             f'<td class="open">{escape(fact.interval)}</td><td>{target}</td></tr>'
         )
-    head = '<tr><th>figure</th><th class="n">value</th><th>interval</th><th>target</th></tr>'
+    head = '<tr><th>figure</th><th class="n">value</th><th>80 % interval</th><th>target</th></tr>'
     table = f'<table class="facts"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
     return f'<div class="scroll">{table}</div>'
 

@@ -47,7 +47,11 @@ def plan_html(result: PlanResult) -> str:
         if chosen.metrics is not None:
             about = chosen.reason if result.pick is None else ""
             page.add(
-                section("What it does at this traffic", facts_html(facts(chosen.metrics, result.slo)), about=about)
+                section(
+                    "What it does at this traffic",
+                    facts_html(facts(chosen.metrics, result.slo, result.ends)),
+                    about=about,
+                )
             )
         page.add(section("How to launch it", commands_html(launches(chosen.deployment, result.model))))
     page.add(_front(page, result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.report.json import plain
@@ -10,7 +11,11 @@ from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec
 
 if TYPE_CHECKING:
+    from windtunnel.metrics.summary import Metrics
     from windtunnel.search.result import Candidate, PlanResult
+
+COUNTED = ("requests", "finished", "rejected", "kept_up")
+"""Figures of a run that are counted rather than predicted."""
 
 
 def deployment_record(deployment: DeploymentSpec) -> dict[str, Any]:
@@ -51,6 +56,22 @@ def launch_records(deployment: DeploymentSpec, asked: str = "") -> list[dict[str
     ]
 
 
+def interval_record(metrics: Metrics, ends: tuple[Metrics, Metrics] | None) -> dict[str, Any] | None:
+    """The 80 % interval of every figure as {low, high}, named and nested as in `metrics`; null when not asked."""
+    if ends is None:
+        return None
+
+    def span(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: span([one[name] for one in values]) for name in values[0]}
+        unknown = any(math.isnan(value) for value in values)
+        return {"low": math.nan if unknown else min(values), "high": math.nan if unknown else max(values)}
+
+    known = [{k: v for k, v in one.as_dict().items() if k not in COUNTED} for one in (metrics, *ends)]
+    found: dict[str, Any] = plain(span(known))
+    return found
+
+
 def candidate_record(candidate: Candidate, full: bool) -> dict[str, Any]:
     """A candidate; with `full` also its deployment in detail."""
     plan = candidate.deployment.plan
@@ -89,6 +110,7 @@ def plan_record(result: PlanResult) -> dict[str, Any]:
         },
         "pick": candidate_record(result.pick, True) if result.pick else None,
         "closest": candidate_record(result.closest, True) if result.closest else None,
+        "metrics_interval80": interval_record(chosen.metrics, result.ends) if chosen and chosen.metrics else None,
         "launch": launch_records(chosen.deployment, result.model) if chosen else [],
         "candidates": [candidate_record(candidate, False) for candidate in result.candidates],
         "pareto": list(result.pareto),

@@ -22,7 +22,7 @@ def run_html(run: Run) -> str:
     heading = run.label if not run.slo.targets else ("Misses a target" if missed else "Every target holds")
     page = Page(f"Windtunnel simulation: {run.label}", heading, headline(run))
     page.add(tiles(_tiles(run)))
-    page.add(section("What it does", facts_html(facts(run.metrics, run.slo))))
+    page.add(section("What it does", facts_html(facts(run.metrics, run.slo, run.ends))))
     for part in run_sections(page, run.simulation, run.slo, run.deployment.plan.replicas):
         page.add(part)
     batch = mean_batch(run.simulation, run.deployment.model.window_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.report.json import plain
-from windtunnel.report.records import deployment_record, launch_records, slo_record
+from windtunnel.report.records import deployment_record, interval_record, launch_records, slo_record
 from windtunnel.search.serve import Run
 
 
@@ -21,6 +21,7 @@ def run_record(run: Run) -> dict[str, Any]:
         "meets": meets,
         "missed": [target.key for target in run.metrics.violations(run.slo)],
         "metrics": plain(run.metrics.as_dict()),
+        "metrics_interval80": interval_record(run.metrics, run.ends),
         "memory": {**plain(run.memory), "kv_bytes": run.memory.kv_bytes, "kv_tokens": run.memory.kv_tokens},
         "usd_per_h": run.usd_per_h,
         "usd_per_million_tokens": run.usd_per_million_tokens,

@@ -13,7 +13,7 @@ from windtunnel.units import format_usd
 
 def run_text(run: Run) -> str:
     """What happened, the targets, cost and energy, and what to know."""
-    parts = [paragraph(headline(run)), facts_table(facts(run.metrics, run.slo)), _figures(run)]
+    parts = [paragraph(headline(run)), facts_table(facts(run.metrics, run.slo, run.ends)), _figures(run)]
     if run.notes:
         parts.append("\n".join(["Notes", *(paragraph(note, 2, "- ") for note in run.notes)]))
     return "\n\n".join(parts)

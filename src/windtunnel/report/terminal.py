@@ -95,12 +95,12 @@ def facts_table(rows: list[Fact], indent: int = 0) -> str:
     """Facts with their interval and target."""
     cells = [(f.name, f.value, f.interval, f.target, f.verdict) for f in rows]
     if not any(f.target for f in rows):
-        return table(("", "value", "interval"), [row[:3] for row in cells], "<><", indent)
-    return table(("", "value", "interval", "target", ""), cells, "<><<<", indent)
+        return table(("", "value", "80 % interval"), [row[:3] for row in cells], "<><", indent)
+    return table(("", "value", "80 % interval", "target", ""), cells, "<><<<", indent)
 
 
 def _doing(result: PlanResult, chosen: Candidate) -> str:
-    rows = facts(chosen.metrics, result.slo) if chosen.metrics is not None else []
+    rows = facts(chosen.metrics, result.slo, result.ends) if chosen.metrics is not None else []
     if not rows:
         return ""
     return f"At this traffic\n{paragraph(workload_sentence(result), 2)}\n\n{facts_table(rows, 2)}"

@@ -9,6 +9,7 @@ import numpy as np
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.memory import MemoryNeed, kv_bytes_per_token, memory_need
 from windtunnel.cost.surface import StepSurface
+from windtunnel.cost.uncertainty import engine_at
 from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import SchedulerSettings, Simulation, run
 from windtunnel.specs.deployment import DeploymentSpec
@@ -91,6 +92,7 @@ def evaluate(
     sample_interval_s: float | None = None,
     record_steps: bool = False,
     max_waiting: int | None = None,
+    at: float = 0.0,
 ) -> Prediction:
     """Serve a workload on a deployment, replicas and router included.
 
@@ -104,14 +106,15 @@ def evaluate(
         sample_interval_s: keep the cluster's state at this interval.
         record_steps: keep every step.
         max_waiting: end the run as lost when more requests wait at one replica.
+        at: from -1 to 1, where in their 80 % intervals all costs lie (see `cost.uncertainty`); 0 is the prediction.
     """
-    surface = surface or step_surface(deployment)
+    surface = surface or step_surface(deployment, at=at)
     memory = memory or memory_need(deployment, request_tokens(workload))
     settings = settings_of(deployment, memory)
     if settings.enable_prefix_caching and not workload.shares_prefixes:
         # Nothing can be shared, so the cache changes nothing but the time that simulating it takes.
         settings = replace(settings, enable_prefix_caching=False)
-    frontend_s = deployment.engine.frontend_s
+    frontend_s = engine_at(deployment.engine, at).frontend_s
     simulation = run(
         _at_scheduler(workload, frontend_s),
         surface,
@@ -126,6 +129,23 @@ def evaluate(
     if frontend_s:
         simulation = replace(simulation, workload=workload, arrival_s=simulation.arrival_s - frontend_s)
     return Prediction(simulation, metrics_of(simulation, slo, surface.static_w))
+
+
+def evaluate_ends(
+    deployment: DeploymentSpec,
+    workload: RequestTable,
+    slo: SloSpec,
+    *,
+    router: str = "least_outstanding",
+    seed: int = 0,
+    memory: MemoryNeed | None = None,
+) -> tuple[Metrics, Metrics]:
+    """The metrics when every cost lies at the low end of its 80 % interval, and when at the high end."""
+
+    def end(at: float) -> Metrics:
+        return evaluate(deployment, workload, slo, router=router, seed=seed, memory=memory, at=at).metrics
+
+    return end(-1.0), end(1.0)
 
 
 def _at_scheduler(workload: RequestTable, frontend_s: float) -> RequestTable:

@@ -24,8 +24,9 @@ import numpy as np
 
 from windtunnel.cost.device import device_of
 from windtunnel.cost.limits import bounds
+from windtunnel.metrics.summary import Metrics
 from windtunnel.search.bounded import Bounded, bounded
-from windtunnel.search.evaluate import evaluate
+from windtunnel.search.evaluate import evaluate, evaluate_ends
 from windtunnel.search.pareto import pareto_front
 from windtunnel.search.question import Question
 from windtunnel.search.rank import closest_of, ranked, with_reasons
@@ -238,9 +239,22 @@ def search_plans(
         pareto=_front(candidates, question),
         simulation=None if chosen is None else _simulation(chosen, question),
         elapsed_s=time.perf_counter() - started,
-        simulations=search.solver.simulations + (chosen is not None),
+        simulations=search.solver.simulations + 3 * (chosen is not None),
         interrupted=search.interrupted,
         notes=(*notes, *_notes(chosen)),
+        ends=None if chosen is None else _ends(chosen, question),
+    )
+
+
+def _ends(chosen: Candidate, question: Question) -> tuple[Metrics, Metrics]:
+    """The chosen candidate with all costs at the low, and at the high end of their 80 % intervals."""
+    return evaluate_ends(
+        chosen.deployment,
+        question.workload,
+        question.slo,
+        router=question.router,
+        seed=question.seed,
+        memory=chosen.memory,
     )
 
 

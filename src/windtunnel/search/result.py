@@ -78,6 +78,7 @@ class PlanResult:
         simulation: the pick's (or closest's) simulation at the asked traffic.
         elapsed_s, simulations: how long the search took and how many simulations it ran.
         interrupted: whether the user stopped it; the answer is then the best so far.
+        ends: the chosen candidate's metrics with all costs at the low and high end of their 80 % intervals.
         notes: what a reader should know (clipped requests, assumed prices, uncalibrated hardware).
     """
 
@@ -95,3 +96,4 @@ class PlanResult:
     simulations: int
     interrupted: bool = False
     notes: tuple[str, ...] = field(default=())
+    ends: tuple[Metrics, Metrics] | None = None

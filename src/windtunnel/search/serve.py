@@ -10,7 +10,7 @@ from windtunnel.cost.memory import MemoryNeed, memory_need
 from windtunnel.cost.money import deployment_usd_per_h, usd_per_million_tokens
 from windtunnel.errors import InputError
 from windtunnel.metrics.summary import Metrics
-from windtunnel.search.evaluate import evaluate, request_tokens
+from windtunnel.search.evaluate import evaluate, evaluate_ends, request_tokens
 from windtunnel.search.question import CONTEXT_STEP
 from windtunnel.serving.result import Simulation
 from windtunnel.specs.deployment import DeploymentSpec
@@ -30,6 +30,7 @@ class Run:
         slo: the targets, possibly none.
         workload_name, workload: what was served.
         simulation, metrics: what happened.
+        ends: the metrics with all costs at the low and at the high end of their 80 % intervals; None when not asked.
         memory: memory need of the worst rank.
         usd_per_h: price of all accelerators; nan when unknown.
         usd_per_million_tokens: at this traffic, prompt and output tokens; nan when unknown.
@@ -47,6 +48,7 @@ class Run:
     usd_per_h: float
     usd_per_million_tokens: float
     notes: tuple[str, ...]
+    ends: tuple[Metrics, Metrics] | None = None
 
     @property
     def label(self) -> str:
@@ -68,6 +70,7 @@ def serve(
     record_steps: bool = False,
     sample_interval_s: float | None = None,
     asked: str = "",
+    intervals: bool = False,
 ) -> Run:
     """Simulate a workload, clipped to the deployment's context limit, to its end.
 
@@ -83,6 +86,7 @@ def serve(
         record_steps: keep one row per step.
         sample_interval_s: keep the cluster's state at this interval, seconds.
         asked: the model's name as the user gave it, for launch commands.
+        intervals: simulate the ends of the costs' 80 % intervals as well.
 
     Raises:
         InfeasibleError: the deployment does not fit its accelerators; shows the sum.
@@ -120,6 +124,7 @@ def serve(
         usd_per_h=usd_per_h,
         usd_per_million_tokens=usd_per_million_tokens(usd_per_h, done.metrics.total_tokens_per_s),
         notes=tuple(said),
+        ends=evaluate_ends(fitted, table, slo, router=router, seed=seed, memory=memory) if intervals else None,
     )
 
 
