@@ -6,7 +6,7 @@ measured / predicted over the rows kept for fitting. The 80 % interval of a pred
     [p * q_low(r), p * q_high(r)],      q at the conformal ranks ceil((n + 1) * 0.9) and its mirror
 
 A class with too few rows takes the next wider one: without the provenance, then without the mode, then
-all rows. Fits have seen these rows, so their residuals are a little small: `GROWTH` widens them by what
+all rows. Fits have seen these rows, so their residuals are a little small: `growth` widens them by what
 groups left out by the fits lose on average. Devices known by datasheet alone have a class of their own where
 rows exist; where none exist the calibrated class's is widened.
 """
