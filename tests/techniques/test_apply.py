@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
 from windtunnel.api import simulate
 from windtunnel.errors import SpecError
+from windtunnel.search.question import Question
+from windtunnel.search.space import units
 from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.slo import parse_slo
 from windtunnel.techniques.apply import with_techniques
 from windtunnel.techniques.registry import TECHNIQUES
 from windtunnel.workload.table import request_table
@@ -83,3 +87,14 @@ def test_a_deployment_runs_with_the_techniques_that_it_names() -> None:
     assert finish[0] == finish[1]  # a static batch ends together
     usual = simulate(load_deployment({**given, "techniques": []}), table).simulation.finish_s
     assert usual[0] < usual[1]
+
+
+def test_a_search_tries_candidates_that_a_technique_makes_alike_only_once(plain: DeploymentSpec) -> None:
+    table = request_table([0.0, 1.0], [64, 64], [4, 40])
+    question = Question(plain.model, table, parse_slo("tpot_p99<50ms"), (plain.accelerator,), 1, plain.engine)
+    usual = [unit.deployment for unit in units(question)]
+    changed = [unit.deployment for unit in units(replace(question, techniques=("sarathi", "finequant")))]
+    assert len(usual) == 4  # bf16 and fp8 weights, two token budgets each
+    assert len(changed) == 1
+    assert changed[0].plan.weight_dtype == "int4"
+    assert changed[0].engine.max_num_batched_tokens == 512

@@ -25,7 +25,7 @@ ACCELERATORS = "a100-80g-sxm,h100-sxm,h200-sxm"
 MAX_GPUS = 8
 SLO = "ttft_p99<2s,tpot_p99<50ms"
 FIELDS = (
-    "model", "accelerator", "max_gpus", "slo", "engine", "precisions", "token_budgets", "max_num_seqs",
+    "model", "accelerator", "max_gpus", "slo", "engine", "technique", "precisions", "token_budgets", "max_num_seqs",
     "gpu_memory_utilization", "price", "router", *TRAFFIC,
 )  # fmt: skip
 
@@ -46,6 +46,7 @@ def plan(
     ] = None,
     slo: options.Slo = None,
     engine: options.Engine = None,
+    technique: options.Technique = None,
     precisions: Annotated[
         str | None, typer.Option("--precisions", metavar="A,B", help="Weight formats to try. Default bf16,fp8.")
     ] = None,
@@ -95,9 +96,13 @@ def _question(given: Given, loaded: LoadedWorkload | None) -> Question | None:
     """Everything resolved; None when something was wrong (kept in `given`)."""
     from windtunnel.search.question import SEQUENCE_LIMITS, Question
     from windtunnel.specs.load import load
+    from windtunnel.techniques.apply import parse
     from windtunnel.workload.transform import clip
 
     model = engine = None
+    techniques = given.words("technique")
+    with given:
+        parse(techniques, given.where("technique"))
     with given:
         model = load("models", given.text("model", MODEL), given.where("model"))
     accelerators = []
@@ -120,7 +125,19 @@ def _question(given: Given, loaded: LoadedWorkload | None) -> Question | None:
     table, _ = clip(loaded.table, model.max_context_tokens)
     slots = () if given.has("max_num_seqs") else SEQUENCE_LIMITS
     return Question(
-        model, table, slo, tuple(accelerators), most, engine, precisions, budgets, prices, router, seed, slots
+        model,
+        table,
+        slo,
+        tuple(accelerators),
+        most,
+        engine,
+        precisions,
+        budgets,
+        prices,
+        router,
+        seed,
+        slots,
+        techniques,
     )
 
 

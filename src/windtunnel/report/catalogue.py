@@ -50,7 +50,7 @@ def _accelerator(spec: AcceleratorSpec) -> Row:
 
 
 def _node(spec: NodeSpec) -> Row:
-    network = f"{spec.nics} x {spec.nic_bytes_per_s * 8 / 1e9:.0f} Gb/s" if spec.nics else "none"
+    network = f"{spec.nics} x {spec.nic_bytes_per_s * 8 / 1e9:.0f} Gb" if spec.nics else "none"
     return (str(spec.accelerators), spec.topology, network, spec.fabric)
 
 

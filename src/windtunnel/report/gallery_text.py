@@ -54,7 +54,7 @@ def gallery_record(papers: Sequence[PaperResult]) -> dict[str, Any]:
 
 def listing_text(found: Sequence[Entry]) -> str:
     """The papers that can be run."""
-    rows = [(str(e.id), e.name, "training" if e.training else "serving", short(e.title)) for e in found]
+    rows = [(str(e.id), e.name, "training" if e.training else "serving", short(e.title, 38)) for e in found]
     return table(("id", "name", "about", "title"), rows, ">")
 
 

@@ -33,6 +33,7 @@ class Question:
         prices: the user's own prices by accelerator, US dollars per accelerator and hour.
         router: routing policy between replicas.
         seed: of everything random.
+        techniques: published techniques that every candidate has, such as `sarathi:budget=512`.
         sequence_limits: larger values of `max_num_seqs` to try where the engine's own is reached.
     """
 
@@ -48,6 +49,7 @@ class Question:
     router: str = "least_outstanding"
     seed: int = 0
     sequence_limits: tuple[int, ...] = ()
+    techniques: tuple[str, ...] = ()
 
     @property
     def max_model_len(self) -> int:

@@ -12,6 +12,7 @@ from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.hardware import AcceleratorSpec
 from windtunnel.specs.load import resolve
 from windtunnel.specs.plan import PlanSpec
+from windtunnel.techniques.apply import with_techniques
 
 PIPELINE_DEGREES = (1, 2, 4)
 HALF = ("bf16", "fp16")
@@ -77,7 +78,11 @@ def _weight_formats(question: Question, half: str) -> tuple[str, ...]:
 
 
 def units(question: Question) -> Iterator[Unit]:
-    """Every replica worth looking at, with the problem of those that cannot be."""
+    """Every replica worth looking at, with the problem of those that cannot be.
+
+    Techniques may make candidates alike that differ without them (one sets the weight format, say); each comes once.
+    """
+    seen = set()
     for accelerator in question.accelerators:
         node = default_node(accelerator.name) or single_node(accelerator)
         for plan in plans_of(question, accelerator, node.accelerators):
@@ -97,6 +102,12 @@ def units(question: Question) -> Iterator[Unit]:
                     plan=plan,
                     engine=engine,
                 )
+                if question.techniques:
+                    deployment = with_techniques(deployment, question.techniques)
+                    same = (accelerator.name, deployment.plan, deployment.engine.model_dump_json())
+                    if same in seen:
+                        continue
+                    seen.add(same)
                 yield _unit(deployment)
 
 
