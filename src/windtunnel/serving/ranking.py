@@ -11,13 +11,11 @@ from typing import Any
 from windtunnel.serving.footprint import blocks_whole
 from windtunnel.serving.jit import njit
 from windtunnel.serving.queue import before, bring_forward
-from windtunnel.serving.state import DECODE, PREFILL
 from windtunnel.serving.steps import (
-    advance,
     blocks_needed,
     cached_blocks,
     finish,
-    serve,
+    serve_running,
     start,
     tokens_left,
     worst_running,
@@ -77,10 +75,7 @@ def serve_by_rank(
     """Compose a step by rank: make room, serve the running, admit the most important waiting ones."""
     if replica.waiting > 0:
         make_room(world, requests, replica, slots, phase, blocks, cells, segments, log)
-    budget = world.budget
-    for state in (DECODE, PREFILL):
-        budget = serve(world, requests, replica, slots, phase, blocks, cells, segments, log, state, budget, 0)
-    advance(world, replica, slots, phase, log)
+    budget = serve_running(world, requests, replica, slots, phase, blocks, cells, segments, log)
     while budget > 0 and replica.waiting > 0 and replica.running < world.max_num_seqs:
         bring_forward(requests, replica)
         i = replica.head

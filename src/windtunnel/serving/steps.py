@@ -10,12 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.admission import idle_hits, look_up, seat
-from windtunnel.serving.batch import admit, advance_granted, blocks_short, finish_composing, grant
-from windtunnel.serving.footprint import blocks_whole
+from windtunnel.serving.batch import (
+    admit,
+    advance_decodes,
+    advance_granted,
+    blocks_short,
+    finish_composing,
+    grant,
+    recount,
+)
+from windtunnel.serving.footprint import FROM_TICK, blocks_whole
 from windtunnel.serving.jit import njit
 from windtunnel.serving.log import log_entry, log_served
 from windtunnel.serving.queue import before
-from windtunnel.serving.state import DECODE
+from windtunnel.serving.state import DECODE, PREFILL
 from windtunnel.serving.swap import evict, restore, settle
 
 EXACT, POWER_OF_TWO, MAX_MODEL_LEN = 0, 1, 2
@@ -90,11 +98,48 @@ def serve(
 
 
 @njit
+def decode_all(world: Any, replica: Any, slots: Any, phase: Any, spare: int) -> bool:
+    """Serve a step of nothing but decodes by the replica's sums, touching no request, if that is the same.
+
+    It is when all running requests decode and the blocks for all of them (and `spare`) are free.
+    Recording and prefix caching look at every request, so they take the long way.
+
+    Returns:
+        Whether the running requests were served (and `advance` must not be called).
+    """
+    if world.stages > 1 or world.prefix or world.recording or not FROM_TICK or replica.prefilling > 0:
+        return False
+    need = phase[replica.tick % world.block_size]
+    if need + spare > replica.free_blocks or replica.running > world.budget:
+        return False
+    replica.free_blocks -= need
+    replica.min_free = min(replica.min_free, replica.free_blocks)
+    advance_decodes(world, replica)
+    if world.window > 0 and replica.tick >= replica.next_saturation:
+        recount(world, replica, slots, phase)
+    return True
+
+
+@njit
 def advance(world: Any, replica: Any, slots: Any, phase: Any, log: Any) -> None:
     """Running requests have their tokens: note it, and let those that decode move on (call once a step)."""
     if world.recording:
         log_served(world, log, replica, slots, False)
     advance_granted(world, replica, slots, phase)
+
+
+@njit
+def serve_running(
+    world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any
+) -> int:
+    """Serve the decodes, then the prompts under way. Returns the budget that is left."""
+    if decode_all(world, replica, slots, phase, 0):
+        return int(world.budget - replica.decoding)
+    budget = world.budget
+    for state in (DECODE, PREFILL):
+        budget = serve(world, requests, replica, slots, phase, blocks, cells, segments, log, state, budget, 0)
+    advance(world, replica, slots, phase, log)
+    return int(budget)
 
 
 @njit

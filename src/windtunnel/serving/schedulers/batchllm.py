@@ -19,8 +19,7 @@ from typing import Any
 from windtunnel.serving.batch import held_blocks
 from windtunnel.serving.footprint import blocks_whole
 from windtunnel.serving.jit import njit
-from windtunnel.serving.state import DECODE, PREFILL
-from windtunnel.serving.steps import advance, blocks_needed, cached_blocks, finish, serve, start, tokens_left
+from windtunnel.serving.steps import blocks_needed, cached_blocks, finish, serve_running, start, tokens_left
 from windtunnel.serving.swap import begin
 
 
@@ -46,10 +45,7 @@ def compose(
 ) -> None:  # fmt: skip
     """Compose the replica's next step."""
     begin(world, replica)
-    budget = world.budget
-    for state in (DECODE, PREFILL):
-        budget = serve(world, requests, replica, slots, phase, blocks, cells, segments, log, state, budget, 0)
-    advance(world, replica, slots, phase, log)
+    budget = serve_running(world, requests, replica, slots, phase, blocks, cells, segments, log)
     pledged = _still_to_come(world, requests, replica, slots)
     while budget > 0 and replica.waiting > 0 and replica.running < world.max_num_seqs:
         i = replica.head

@@ -22,6 +22,7 @@ from windtunnel.serving.steps import (
     advance,
     blocks_needed,
     cached_blocks,
+    decode_all,
     finish,
     serve,
     start,
@@ -153,7 +154,7 @@ def compose(
         budget = _admit(world, requests, replica, slots, blocks, cells, segments, log, book)
     if budget < world.budget:
         advance_granted(world, replica, slots, phase)  # nobody decodes
-    else:
+    elif not decode_all(world, replica, slots, phase, 0):
         serve(world, requests, replica, slots, phase, blocks, cells, segments, log, DECODE, budget, 0)
         advance(world, replica, slots, phase, log)
     finish(world, replica, slots)

@@ -14,8 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.jit import njit
-from windtunnel.serving.state import DECODE
-from windtunnel.serving.steps import admit_reserving, advance, finish, serve
+from windtunnel.serving.steps import admit_reserving, finish, serve_running
 from windtunnel.serving.swap import begin
 
 
@@ -26,7 +25,6 @@ def compose(
 ) -> None:  # fmt: skip
     """Compose the replica's next step."""
     begin(world, replica)
-    budget = serve(world, requests, replica, slots, phase, blocks, cells, segments, log, DECODE, world.budget, 0)
-    advance(world, replica, slots, phase, log)
+    budget = serve_running(world, requests, replica, slots, phase, blocks, cells, segments, log)
     admit_reserving(world, requests, replica, slots, blocks, cells, segments, log, budget)
     finish(world, replica, slots)

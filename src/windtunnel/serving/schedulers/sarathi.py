@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.jit import njit
-from windtunnel.serving.state import DECODE, PREFILL
-from windtunnel.serving.steps import admit_fitting, advance, finish, serve
+from windtunnel.serving.steps import admit_fitting, finish, serve_running
 from windtunnel.serving.swap import begin
 
 
@@ -25,12 +24,7 @@ def compose(
 ) -> None:  # fmt: skip
     """Compose the replica's next step."""
     begin(world, replica)
-    budget = world.budget
-    for state in (DECODE, PREFILL):
-        budget = serve(
-            world, requests, replica, slots, phase, blocks, cells, segments, log, state, budget, 0
-        )  # fmt: skip
-    advance(world, replica, slots, phase, log)
+    budget = serve_running(world, requests, replica, slots, phase, blocks, cells, segments, log)
     if replica.step_preempted == 0:
         admit_fitting(world, requests, replica, slots, blocks, cells, segments, log, budget)
     finish(world, replica, slots)

@@ -26,6 +26,7 @@ from windtunnel.serving.steps import (
     advance,
     blocks_needed,
     cached_blocks,
+    decode_all,
     expected_tokens,
     finish,
     serve,
@@ -163,9 +164,10 @@ def compose(
         if budget < world.budget:
             finish(world, replica, slots)
             return
-    _retract(world, requests, replica, slots, phase, blocks, cells, log, book)
-    serve(world, requests, replica, slots, phase, blocks, cells, segments, log, DECODE, world.budget, 0)
-    advance(world, replica, slots, phase, log)
+    if not decode_all(world, replica, slots, phase, 0):
+        _retract(world, requests, replica, slots, phase, blocks, cells, log, book)
+        serve(world, requests, replica, slots, phase, blocks, cells, segments, log, DECODE, world.budget, 0)
+        advance(world, replica, slots, phase, log)
     step = (world.ratio_first - world.ratio_least) / world.ratio_steps
     book[0] = max(book[0] - step, world.ratio_least)
     finish(world, replica, slots)

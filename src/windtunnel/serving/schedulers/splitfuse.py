@@ -16,7 +16,7 @@ from typing import Any
 from windtunnel.serving.batch import blocks_short, grant
 from windtunnel.serving.jit import njit
 from windtunnel.serving.state import DECODE, PREFILL
-from windtunnel.serving.steps import admit_fitting, advance, finish, wanted_tokens
+from windtunnel.serving.steps import admit_fitting, advance, decode_all, finish, wanted_tokens
 from windtunnel.serving.swap import begin, evict
 
 
@@ -50,9 +50,13 @@ def compose(
 ) -> None:  # fmt: skip
     """Compose the replica's next step."""
     begin(world, replica)
-    budget = _serve_fitting(world, requests, replica, slots, blocks, cells, segments, DECODE, world.budget)
-    budget = _serve_fitting(world, requests, replica, slots, blocks, cells, segments, PREFILL, budget)
-    advance(world, replica, slots, phase, log)
+    budget = world.budget
+    if decode_all(world, replica, slots, phase, 0):
+        budget -= replica.decoding
+    else:
+        for state in (DECODE, PREFILL):
+            budget = _serve_fitting(world, requests, replica, slots, blocks, cells, segments, state, budget)
+        advance(world, replica, slots, phase, log)
     budget = admit_fitting(world, requests, replica, slots, blocks, cells, segments, log, budget)
     if budget == world.budget and replica.in_flight == 0:
         while replica.running > 0:

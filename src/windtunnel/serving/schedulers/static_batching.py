@@ -16,8 +16,7 @@ from typing import Any
 
 from windtunnel.serving.footprint import blocks_whole
 from windtunnel.serving.jit import njit
-from windtunnel.serving.state import DECODE
-from windtunnel.serving.steps import MAX_MODEL_LEN, POWER_OF_TWO, advance, finish, serve, start
+from windtunnel.serving.steps import MAX_MODEL_LEN, POWER_OF_TWO, finish, serve_running, start
 from windtunnel.serving.swap import begin
 
 
@@ -78,6 +77,5 @@ def compose(
             requests[i].output = longest  # what the batch computes; the result keeps what was asked
             start(world, requests, replica, slots, blocks, cells, segments, log, 0, requests[i].prompt)
     else:
-        serve(world, requests, replica, slots, phase, blocks, cells, segments, log, DECODE, world.budget, 0)
-        advance(world, replica, slots, phase, log)
+        serve_running(world, requests, replica, slots, phase, blocks, cells, segments, log)
     finish(world, replica, slots)

@@ -16,8 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.jit import njit
-from windtunnel.serving.state import DECODE, PREFILL
-from windtunnel.serving.steps import admit_fitting, admit_reserving, advance, finish, serve
+from windtunnel.serving.steps import admit_fitting, admit_reserving, finish, serve_running
 from windtunnel.serving.swap import begin
 
 NO_EVICT, MAX_UTILIZATION = 0, 1
@@ -31,10 +30,7 @@ def compose(
 ) -> None:  # fmt: skip
     """Compose the replica's next step."""
     begin(world, replica)
-    budget = world.budget
-    for state in (DECODE, PREFILL):
-        budget = serve(world, requests, replica, slots, phase, blocks, cells, segments, log, state, budget, 0)
-    advance(world, replica, slots, phase, log)
+    budget = serve_running(world, requests, replica, slots, phase, blocks, cells, segments, log)
     if world.variant == NO_EVICT:
         admit_reserving(world, requests, replica, slots, blocks, cells, segments, log, budget)
     elif replica.step_preempted == 0:

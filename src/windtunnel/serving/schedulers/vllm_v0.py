@@ -22,6 +22,7 @@ from windtunnel.serving.steps import (
     advance,
     blocks_needed,
     cached_blocks,
+    decode_all,
     finish,
     serve,
     start,
@@ -64,8 +65,11 @@ def compose(
     if budget < world.budget:
         advance_granted(world, replica, slots, phase)  # nobody decodes
     else:
-        budget = serve(world, requests, replica, slots, phase, blocks, cells, segments, log, DECODE, budget, 1)
-        advance(world, replica, slots, phase, log)
+        if decode_all(world, replica, slots, phase, 1):
+            budget -= replica.decoding
+        else:
+            budget = serve(world, requests, replica, slots, phase, blocks, cells, segments, log, DECODE, budget, 1)
+            advance(world, replica, slots, phase, log)
         if replica.step_preempted == 0:
             _bring_back(world, requests, replica, slots, blocks, cells, segments, log, budget)
     finish(world, replica, slots)
