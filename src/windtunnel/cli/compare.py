@@ -101,8 +101,9 @@ def read_measured(path: str) -> Measurement:
 
 def _deployment(path: str) -> DeploymentSpec:
     from windtunnel.specs.assemble import load_deployment
+    from windtunnel.techniques.apply import with_techniques
 
-    return load_deployment(Path(path))
+    return with_techniques(load_deployment(Path(path)), where=f"{path}: techniques")
 
 
 def _check_outputs(**paths: str | None) -> None:

@@ -33,7 +33,9 @@ def gallery_html(papers: Sequence[PaperResult]) -> str:
     chart = overview(papers)
     if chart["data"]:
         note = "1 is the paper's figure, the bar its accepted band; logarithmic"
-        page.add(section("At a glance", page.figure(chart, "Our figure over the paper's", note)))
+        figure = page.figure(chart, "Our figure over the paper's", note)
+        tall = f'class="chart" style="height: {chart["layout"]["height"]}px"'  # a row for every claim
+        page.add(section("At a glance", figure.replace('class="chart"', tall, 1)))
     for paper in papers:
         page.add(_paper(paper))
     return page.html("Bands and verdicts are kept with each paper in the catalogue.")
@@ -42,9 +44,9 @@ def gallery_html(papers: Sequence[PaperResult]) -> str:
 def overview(papers: Sequence[PaperResult]) -> Chart:
     """Our figure over the published one, one row per claim that was run, with the band that counts."""
     rows = [
-        (f"{paper.id} · {escape(short(claim.claim))}", claim)
+        (f"{paper.id}.{place} {escape(short(claim.claim))}", claim)
         for paper in papers
-        for claim in paper.claims
+        for place, claim in enumerate(paper.claims, 1)
         if claim.verdict != "quoted" and claim.published > 0 and 0 < claim.ours < math.inf
     ]
     data: list[Chart] = []
@@ -61,14 +63,20 @@ def overview(papers: Sequence[PaperResult]) -> Chart:
             }
         )  # fmt: skip
     shapes: list[Chart] = [_line(1.0, "--soft", "dot")] if rows else []
-    for name, claim in rows:
+    for row, (_, claim) in enumerate(rows):  # places on an axis of names are counted from 0
         low, high = max(claim.low, 0.0) / claim.published, claim.high / claim.published
         if low > 0 and math.isfinite(high):
-            ends = {"x0": low, "x1": high, "y0": name, "y1": name}
-            shapes.append({"type": "line", "layer": "below", **ends, "line": {"color": "--line", "width": 9}})
+            ends = {"x0": low, "x1": high, "y0": row - 0.3, "y1": row + 0.3}
+            shapes.append({"type": "rect", "layer": "below", **ends, "fillcolor": "--line", "line": {"width": 0}})
     layout = {
         "xaxis": {"type": "log", "title": {"text": "ours / paper's"}},
-        "yaxis": {"automargin": True, "autorange": "reversed", "type": "category"},
+        "yaxis": {
+            "automargin": True,
+            "autorange": "reversed",
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": [name for name, _ in rows],
+        },
         "height": 140 + 24 * len(rows),
         "shapes": shapes,
     }

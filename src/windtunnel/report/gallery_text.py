@@ -40,7 +40,7 @@ def gallery_text(papers: Sequence[PaperResult], missing: int = 0) -> str:
 
 def _row(paper: PaperResult, claim: ClaimResult) -> tuple[str, ...]:
     ours, allowed = ("", "") if claim.verdict == "quoted" else (number(claim.ours), band(claim))
-    return (str(paper.id), short(claim.claim, 36), number(claim.published), ours, allowed, claim.verdict)
+    return (str(paper.id), short(claim.claim, 26), number(claim.published), ours, allowed, claim.verdict)
 
 
 def _why(paper: PaperResult, claim: ClaimResult) -> str:
