@@ -5,8 +5,8 @@ stand in a heap by (score, time of release); the lowest is evicted.
 
 - `lfu`: the score is how often the content was used since it was cached.
 - `belady`: the next request that uses the content, from the workload itself; the one that is used
-  last, or never again, goes first. An upper bound on hits where requests are looked up in the order
-  in which they arrived (L. Belady, IBM Systems Journal 1966).
+  last, or never again, goes first. An upper bound on hits where one replica looks requests up in the
+  order in which they arrived (L. Belady, IBM Systems Journal 1966).
 - `learned`: eviction by predicted reuse within marking phases (T. Lykouris and S. Vassilvitskii,
   "Competitive Caching with Machine Learned Advice", ICML 2018: what was used in the present phase is
   spared, which bounds the harm of bad predictions). The prediction is the rate of reuse, learned as

@@ -45,7 +45,7 @@ _EVICTIONS = (
     (
         "belady",
         "Belady's oracle",
-        "what the workload uses last makes room: a bound on the others",
+        "what the workload uses last makes room: on one replica a bound on the others",
         "Belady, IBM Systems Journal 1966",
     ),
     (
