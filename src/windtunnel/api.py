@@ -74,6 +74,7 @@ def plan(
     max_accelerators: int = 8,
     engine: str | EngineSpec = "vllm",
     precisions: Sequence[str] = ("bf16", "fp8"),
+    techniques: Sequence[str] = (),
     prices: Mapping[str, float] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Plan:
@@ -87,6 +88,7 @@ def plan(
         max_accelerators: most accelerators of one kind.
         engine: settings that every candidate starts from.
         precisions: weight formats to try; fewer bits change what the model says, not only its speed.
+        techniques: published techniques that every candidate has, such as `"sarathi:budget=512"`.
         prices: your own US dollars per accelerator and hour, by accelerator name.
         progress: called with (done, all, candidate).
 
@@ -100,6 +102,7 @@ def plan(
     """
     from windtunnel.search.plan import search_plans
     from windtunnel.search.question import SEQUENCE_LIMITS, Question
+    from windtunnel.techniques.apply import parse
     from windtunnel.workload.transform import clip
 
     with accept() as take:
@@ -110,6 +113,8 @@ def plan(
         formats, own_prices = take.precisions(precisions), take.prices(prices, devices)
         found_engine = take.engine(engine)
         targets = take.slo(slo)
+        with take.collect:
+            parse(techniques)
     table, name, notes = _traffic(workload)
     table, clipped = clip(table, found_model.max_context_tokens)
     question = Question(
@@ -122,6 +127,7 @@ def plan(
         precisions=formats,
         prices=own_prices,
         sequence_limits=SEQUENCE_LIMITS,
+        techniques=tuple(techniques),
     )
     said = (*notes, *clipped.notes())
     return Plan(**_fields(search_plans(question, workload_name=name, notes=said, progress=progress)))
@@ -211,13 +217,18 @@ def schedule(case: str | Path) -> list[dict[str, Any]]:
 
 
 def catalogue(kind: str) -> tuple[str, ...]:
-    """Names of what is known: models, accelerators, nodes, fabrics, engines or workloads."""
+    """Names of what is known: models, accelerators, nodes, fabrics, engines, workloads, techniques or papers."""
     from windtunnel.errors import nearest
     from windtunnel.specs.load import KINDS, names
 
-    if kind not in KINDS:
-        raise SpecError(Problem("unknown kind", "catalogue", "", repr(kind), ", ".join(KINDS), nearest(kind, KINDS)))
-    return names(kind)
+    known = (*KINDS, "techniques", "papers")
+    if kind not in known:
+        raise SpecError(Problem("unknown kind", "catalogue", "", repr(kind), ", ".join(known), nearest(kind, known)))
+    if kind == "techniques":
+        from windtunnel.techniques.registry import TECHNIQUES
+
+        return tuple(TECHNIQUES)
+    return tuple(sorted((*names(kind), *names("papers_training")))) if kind == "papers" else names(kind)
 
 
 def show(result: PlanResult | Run | Explanation) -> str:

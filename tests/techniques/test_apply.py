@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from windtunnel.api import simulate
+from windtunnel.api import catalogue, plan, simulate
 from windtunnel.errors import SpecError
 from windtunnel.search.question import Question
 from windtunnel.search.space import units
@@ -98,3 +98,15 @@ def test_a_search_tries_candidates_that_a_technique_makes_alike_only_once(plain:
     assert len(changed) == 1
     assert changed[0].plan.weight_dtype == "int4"
     assert changed[0].engine.max_num_batched_tokens == 512
+
+
+def test_the_library_searches_with_techniques_and_lists_them() -> None:
+    table = request_table([0.0, 1.0], [64, 64], [4, 40])
+    found = plan("llama-3.1-8b", accelerators="a100-80g-sxm", slo="tpot_p99<50ms", workload=table,
+                 max_accelerators=1, techniques=["finequant"])  # fmt: skip
+    assert found.pick is not None
+    assert found.pick.deployment.plan.weight_dtype == "int4"
+    with pytest.raises(SpecError, match="did you mean 'finequant'"):
+        plan("llama-3.1-8b", accelerators="a100-80g-sxm", slo="tpot_p99<50ms", workload=table, techniques=["finquant"])
+    assert "sarathi" in catalogue("techniques")
+    assert {"sarathi", "zero"} <= set(catalogue("papers"))
