@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli import bench, catalogue, common, compare, explain, plan, profile, reproduce, schedule, simulate, validate
+from windtunnel.cli import (
+    bench,
+    calibrate,
+    catalogue,
+    common,
+    compare,
+    explain,
+    plan,
+    profile,
+    reproduce,
+    schedule,
+    simulate,
+    validate,
+)
 
 app = typer.Typer(
     name="windtunnel",
@@ -48,6 +61,7 @@ app.command("bench", short_help="Load a live engine and time every token.")(benc
 app.command("validate", short_help="How far are predictions from these measured results?")(validate.validate)
 app.command("reproduce", short_help="Does the model reproduce this paper?")(reproduce.reproduce)
 app.command("profile", short_help="Measure the kernels of this device.")(profile.profile)
+app.command("calibrate", short_help="Fit the cost model to measured kernels.")(calibrate.calibrate)
 app.command("compare", short_help="How far is a prediction from what was measured, and why?")(compare.compare)
 app.command("fit", short_help="Correct an engine's overheads from a measurement.")(compare.fit)
 

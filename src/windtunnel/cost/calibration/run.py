@@ -1,23 +1,25 @@
-"""Fit every operator class of a device and write its calibration entry.
-
-`python -m windtunnel.cost.calibration.run [--tables DIR] [ACCELERATOR ...]` rewrites
-`catalogue/calibration/ACCELERATOR.yaml` from the measured tables and prints the held-out errors.
-"""
+"""Fit every operator class of a device and write its calibration entry: what `windtunnel calibrate` does."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import yaml
 
 from windtunnel.cost.calibration import fit
+from windtunnel.cost.calibration.across import across_devices, across_yaml
+from windtunnel.cost.calibration.check import problems_of
 from windtunnel.cost.calibration.fit import Fit
-from windtunnel.cost.calibration.tables import SYSTEMS, Table, read_tables, tables_folder
+from windtunnel.cost.calibration.tables import SYSTEMS, Columns, Table, read_tables
 from windtunnel.cost.device import Device, calibration
+from windtunnel.cost.uncertainty import ACROSS
+from windtunnel.errors import Problem, TraceError
+from windtunnel.files import write_atomic
 from windtunnel.specs.assemble import default_node, scale_up_fabric
 from windtunnel.specs.fields import Spec
 from windtunnel.specs.hardware import AcceleratorSpec
@@ -56,45 +58,61 @@ class Calibration:
 
 
 def calibrate(accelerator: AcceleratorSpec, folder: Path) -> Calibration:
-    """Fit every operator class for which the device has measurements."""
+    """Fit every operator class for which the device has measurements.
+
+    Raises:
+        TraceError: what is wrong with the tables that would be used, all of it.
+    """
     system = SYSTEMS[accelerator.name]
+    problems: list[Problem] = []
+
+    def wrong(path: Path, columns: Columns) -> bool:
+        found = problems_of(path, columns, accelerator)
+        problems.extend(found)
+        return bool(found)
+
+    result = _calibrate(accelerator, partial(read_tables, folder, system, wrong=wrong))
+    if problems:
+        raise TraceError(list(dict.fromkeys(problems)))
+    return result
+
+
+def _calibrate(accelerator: AcceleratorSpec, read: Callable[..., Table | None]) -> Calibration:
     device = Device(accelerator, calibration("generic"), "datasheet")
     result = Calibration()
     for dtype, labels in GEMM_DTYPES.items():
-        table = _wide(
-            read_tables(folder, system, "gemm", "gemm_perf.parquet", GEMM_BACKENDS[dtype], {"gemm_dtype": labels})
-        )
+        table = _wide(read("gemm", "gemm_perf.parquet", GEMM_BACKENDS[dtype], {"gemm_dtype": labels}))
         if table is not None and dtype in accelerator.peak_flops_per_s:
             found = fit.fit_gemm(table.columns, device, dtype)
             result.take(f"gemm.{dtype}", found, table, _values(fit.gemm_constants(found.values)))  # type: ignore[arg-type]
     plain = {"window_size": (0,), "kv_cache_dtype": ("bfloat16", "float16"), "attn_dtype": ("bfloat16", "float16")}
     common = {**plain, "head_dim": (64, 128, 256)}
-    table = read_tables(folder, system, "attention", "generation_attention_perf.parquet", ATTENTION_BACKENDS, common)
+    table = read("attention", "generation_attention_perf.parquet", ATTENTION_BACKENDS, common)
     if table is not None:
         found = fit.fit_decode(table.columns, device)
         result.take("decode", found, table, _values(fit.decode_constants(found.values)))  # type: ignore[arg-type]
-    table = read_tables(folder, system, "attention", "context_attention_perf.parquet", ATTENTION_BACKENDS, common)
+    table = read("attention", "context_attention_perf.parquet", ATTENTION_BACKENDS, common)
     if table is not None:
         found = fit.fit_prefill(table.columns, device)
         result.take("prefill", found, table, _values(fit.prefill_constants(found.values)))  # type: ignore[arg-type]
     where = {"moe_dtype": ("bfloat16", "float16"), "distribution": ("power_law_1.01",)}
-    table = read_tables(folder, system, "moe", "moe_perf.parquet", ATTENTION_BACKENDS, where)
+    table = read("moe", "moe_perf.parquet", ATTENTION_BACKENDS, where)
     if table is not None:
         found = fit.fit_moe(table.columns, device, "bf16")
         result.take("moe", found, table, _values(fit.moe_constants(found.values)))  # type: ignore[arg-type]
-    _fit_collective(accelerator, device, folder, system, result)
+    _fit_collective(accelerator, device, read, result)
     return result
 
 
 def _fit_collective(
-    accelerator: AcceleratorSpec, device: Device, folder: Path, system: str, result: Calibration
+    accelerator: AcceleratorSpec, device: Device, read: Callable[..., Table | None], result: Calibration
 ) -> None:
     node = default_node(accelerator.name)
     if node is None:
         return
     over_host = node.topology == "host"
     where = {"kernel_source": ("vLLM_custom_graph", "SGLang_CustomAllReduce_graph", "TRTLLM")}
-    table = read_tables(folder, system, "comm", "custom_allreduce_perf.parquet", ATTENTION_BACKENDS, where)
+    table = read("comm", "custom_allreduce_perf.parquet", ATTENTION_BACKENDS, where)
     if table is not None:
         found = fit.fit_all_reduce(table.columns, device, scale_up_fabric(accelerator, node).bytes_per_s, over_host)
         result.take("collective", found, table, _values(fit.collective_constants(found.values)))  # type: ignore[arg-type]
@@ -103,7 +121,10 @@ def _fit_collective(
 def _wide(table: Table | None) -> Table | None:
     if table is None:
         return None
-    keep = (table.columns["n"] >= MIN_WIDTH) & (table.columns["k"] >= MIN_WIDTH)
+    return _rows(table, (table.columns["n"] >= MIN_WIDTH) & (table.columns["k"] >= MIN_WIDTH))
+
+
+def _rows(table: Table, keep: npt.NDArray[Any]) -> Table:
     return Table({name: column[keep] for name, column in table.columns.items()}, table.origin)
 
 
@@ -139,29 +160,47 @@ def entry_yaml(accelerator: AcceleratorSpec, result: Calibration, date: str) -> 
     return yaml.safe_dump(entry, sort_keys=False, width=110)
 
 
-def main() -> None:
-    """Command line of the calibration."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("accelerators", nargs="*", default=list(SYSTEMS))
-    parser.add_argument("--tables", default=None)
-    parser.add_argument("--date", default="2026-11")
-    given = parser.parse_args()
-    folder = tables_folder(given.tables)
-    out = Path(__file__).parents[2] / "catalogue" / "calibration"
-    for name in given.accelerators:
-        accelerator: AcceleratorSpec = resolve("accelerators", name)
-        result = calibrate(accelerator, folder)
-        if not result.fits:
-            print(f"{name:16} no tables")
+def calibrate_folder(folder: Path, accelerators: Sequence[str] = ()) -> dict[str, Calibration]:
+    """Fits of every device (or those named) of which the folder holds tables.
+
+    Raises:
+        TraceError: the folder holds none, or tables that are wrong.
+    """
+    asked = accelerators or [name for name, system in SYSTEMS.items() if (folder / system).is_dir()]
+    unknown = [Problem("no tables are known of it", "ACCELERATOR", got=one, allowed=", ".join(SYSTEMS)) for one in asked
+               if one not in SYSTEMS]  # fmt: skip
+    if unknown:
+        raise TraceError(unknown)
+    found: dict[str, Calibration] = {}
+    problems: list[Problem] = []
+    for name in asked:
+        try:
+            result = calibrate(resolve("accelerators", name), folder)
+        except TraceError as error:
+            problems += error.problems
             continue
-        (out / f"{name}.yaml").write_text(entry_yaml(accelerator, result, given.date), encoding="utf-8")
-        for key, found in result.fits.items():
-            print(
-                f"{name:16} {key:12} {found.samples:7} rows  median {found.median_error:6.1%}  "
-                f"p90 {found.p90_error:6.1%}  bias {found.bias:+6.1%}  ({result.origins[key]})",
-                flush=True,
-            )
+        if result.fits:
+            found[name] = result
+    if problems:
+        raise TraceError(problems)
+    if not found:
+        allowed = "folders such as h100_sxm/gemm/vllm/0.24.0/gemm_perf.parquet"
+        raise TraceError(Problem("no measured kernels", str(folder), allowed=allowed))
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def across(found: Mapping[str, Calibration]) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Bands of devices without measurements, and the device that stood for each architecture."""
+    devices: dict[str, str] = {}
+    for name in found:
+        devices.setdefault(resolve("accelerators", name).architecture, name)
+    return across_devices({kind: found[name].fits for kind, name in devices.items()}), devices
+
+
+def write(found: Mapping[str, Calibration], out: Path, date: str) -> list[Path]:
+    """Write the catalogue's entries into a folder; the bands across devices need two architectures at least."""
+    texts = {name: entry_yaml(resolve("accelerators", name), one, date) for name, one in found.items()}
+    bands, devices = across(found)
+    if len(devices) > 1:
+        texts[ACROSS] = across_yaml(bands, devices, date)
+    return [write_atomic(out / f"{name}.yaml", text) for name, text in texts.items()]

@@ -7,7 +7,7 @@ fitted constants do.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def read_tables(
     file: str,
     backends: tuple[str, ...],
     where: Mapping[str, tuple[Any, ...]],
+    wrong: Callable[[Path, Columns], bool] | None = None,
 ) -> Table | None:
     """The first backend's newest table that has rows left after filtering, as NumPy columns.
 
@@ -81,6 +82,7 @@ def read_tables(
         file: such as `gemm_perf.parquet`.
         backends: in order of preference.
         where: allowed values by column; a column that a table lacks is not checked.
+        wrong: told of every table that is about to be used; one that it calls wrong is not.
     """
     import polars as pl
 
@@ -91,6 +93,12 @@ def read_tables(
             for column, allowed in where.items():
                 if column in frame.columns:
                     frame = frame.filter(pl.col(column).is_in(list(allowed)))
+            if (
+                wrong is not None
+                and len(frame)
+                and wrong(path, {name: frame[name].to_numpy() for name in frame.columns})
+            ):
+                return None
             frame = frame.filter(pl.col("latency") > 0)
             if len(frame) >= 100 or (kernel_class == "comm" and len(frame) >= 10):
                 columns = {name: frame[name].to_numpy() for name in frame.columns}
