@@ -53,6 +53,12 @@ def reasons() -> dict[tuple[str, str], str]:
     return {(one.group, one.name): one.reason for one in found.reasons}
 
 
+def reason_of(group: str, name: str) -> str:
+    """The written reason of a group: its own, or that of the longest beginning of its name."""
+    known = [n for g, n in reasons() if g == group and name.startswith(n)]
+    return reasons()[group, max(known, key=len)] if known else "No reason is known yet."
+
+
 def page(done: Sequence[Validation], today: str) -> str:
     """The page of several validations."""
     lines = [
@@ -126,7 +132,7 @@ def _misses(rows: Sequence[Result]) -> list[str]:
         for name, mine in sorted(members.items()):
             s = summary(mine)
             if len(mine) >= ROWS and s["median_abs_error"] > LARGE:
-                said = reasons().get((group, name), "No reason is known yet.")
+                said = reason_of(group, name)
                 figures = f"{len(mine)} rows, median {_percent(s['median_abs_error'])}, bias {_percent(s['bias'])}"
                 lines.append(f"- **{name}** ({figures}): {said}")
     if len(lines) == 2:
