@@ -15,6 +15,7 @@ from windtunnel.operators.batch import Batch
 from windtunnel.report.explain import Explanation
 from windtunnel.search.result import PlanResult
 from windtunnel.search.serve import Run
+from windtunnel.serving.policy import Policy
 from windtunnel.specs.accept import accept
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
@@ -140,6 +141,7 @@ def simulate(
     slo: str | SloSpec | None = None,
     prices: Mapping[str, float] | None = None,
     router: str = "least_outstanding",
+    policy: Policy | None = None,
     seed: int = 0,
     record_steps: bool = False,
     sample_interval_s: float | None = None,
@@ -152,6 +154,7 @@ def simulate(
         slo: targets, for attainment and goodput.
         prices: your own US dollars per accelerator and hour, by accelerator name.
         router: routing policy between replicas.
+        policy: functions of your own (`windtunnel.Policy`) in place of the engine's scheduler, or of the router.
         seed: of everything random.
         record_steps: keep one row per step.
         sample_interval_s: keep the cluster's state at this interval, seconds.
@@ -165,6 +168,7 @@ def simulate(
         SpecError: a name or value that cannot be used.
         TraceError: a trace that cannot be read.
         InfeasibleError: the deployment does not fit in memory; the message shows the sum.
+        PolicyError: the policy raised, answered nan, or left a replica idle while requests wait.
     """
     from windtunnel.search.serve import serve
 
@@ -181,6 +185,7 @@ def simulate(
         notes=notes,
         prices=own_prices,
         router=router,
+        policy=policy,
         seed=seed,
         record_steps=record_steps,
         sample_interval_s=sample_interval_s,

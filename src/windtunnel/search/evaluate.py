@@ -11,7 +11,7 @@ from windtunnel.cost.memory import MemoryNeed, kv_bytes_per_token, memory_need
 from windtunnel.cost.surface import StepSurface
 from windtunnel.cost.uncertainty import engine_at
 from windtunnel.metrics.summary import Metrics, metrics_of
-from windtunnel.serving.run import SchedulerSettings, Simulation, run
+from windtunnel.serving.run import Policy, SchedulerSettings, Simulation, run
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec
 from windtunnel.workload.table import AT_ARRIVAL, RequestTable
@@ -93,6 +93,7 @@ def evaluate(
     record_steps: bool = False,
     max_waiting: int | None = None,
     at: float = 0.0,
+    policy: Policy | None = None,
 ) -> Prediction:
     """Serve a workload on a deployment, replicas and router included.
 
@@ -106,6 +107,7 @@ def evaluate(
         sample_interval_s: keep the cluster's state at this interval.
         record_steps: keep every step.
         max_waiting: end the run as lost when more requests wait at one replica.
+        policy: functions of the user's own in place of the engine's scheduler (and the router).
         at: from -1 to 1, where in their 80 % intervals all costs lie (see `cost.uncertainty`); 0 is the prediction.
     """
     surface = surface or step_surface(deployment, at=at)
@@ -125,6 +127,7 @@ def evaluate(
         sample_interval_s=sample_interval_s,
         record_steps=record_steps,
         max_waiting=max_waiting,
+        policy=policy,
     )
     if frontend_s:
         simulation = replace(simulation, workload=workload, arrival_s=simulation.arrival_s - frontend_s)
@@ -139,11 +142,14 @@ def evaluate_ends(
     router: str = "least_outstanding",
     seed: int = 0,
     memory: MemoryNeed | None = None,
+    policy: Policy | None = None,
 ) -> tuple[Metrics, Metrics]:
     """The metrics when every cost lies at the low end of its 80 % interval, and when at the high end."""
 
     def end(at: float) -> Metrics:
-        return evaluate(deployment, workload, slo, router=router, seed=seed, memory=memory, at=at).metrics
+        return evaluate(
+            deployment, workload, slo, router=router, seed=seed, memory=memory, at=at, policy=policy
+        ).metrics
 
     return end(-1.0), end(1.0)
 

@@ -13,6 +13,7 @@ from windtunnel.metrics.summary import Metrics
 from windtunnel.search.evaluate import evaluate, evaluate_ends, request_tokens
 from windtunnel.search.question import CONTEXT_STEP
 from windtunnel.serving.result import Simulation
+from windtunnel.serving.run import Policy
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec
 from windtunnel.workload.summary import WorkloadSummary, summarise
@@ -71,6 +72,7 @@ def serve(
     sample_interval_s: float | None = None,
     asked: str = "",
     intervals: bool = False,
+    policy: Policy | None = None,
 ) -> Run:
     """Simulate a workload, clipped to the deployment's context limit, to its end.
 
@@ -86,6 +88,7 @@ def serve(
         record_steps: keep one row per step.
         sample_interval_s: keep the cluster's state at this interval, seconds.
         asked: the model's name as the user gave it, for launch commands.
+        policy: functions of the user's own in place of the engine's scheduler (and the router).
         intervals: simulate the ends of the costs' 80 % intervals as well.
 
     Raises:
@@ -106,6 +109,7 @@ def serve(
         memory=memory,
         sample_interval_s=sample_interval_s,
         record_steps=record_steps,
+        policy=policy,
     )
     usd_per_h, said = math.nan, [*notes, *clipped.notes()]
     try:
@@ -124,7 +128,9 @@ def serve(
         usd_per_h=usd_per_h,
         usd_per_million_tokens=usd_per_million_tokens(usd_per_h, done.metrics.total_tokens_per_s),
         notes=tuple(said),
-        ends=evaluate_ends(fitted, table, slo, router=router, seed=seed, memory=memory) if intervals else None,
+        ends=evaluate_ends(fitted, table, slo, router=router, seed=seed, memory=memory, policy=policy)
+        if intervals
+        else None,
     )
 
 

@@ -137,6 +137,7 @@ _ALL = (
         swaps=True,
         may_swap=True,
         overlaps=True,
+        starves=True,
     ),
     SchedulerInfo(
         "batchllm",
@@ -157,6 +158,7 @@ _ALL = (
         swaps=True,
         may_swap=True,
         overlaps=True,
+        starves=True,
     ),
     SchedulerInfo(
         "vtc",
