@@ -130,11 +130,13 @@ def _misses(rows: Sequence[Result]) -> list[str]:
         for row in rows:
             members[row.tag(group)].append(row)
         for name, mine in sorted(members.items()):
-            s = summary(mine)
-            if len(mine) >= ROWS and s["median_abs_error"] > LARGE:
-                said = reason_of(group, name)
-                figures = f"{len(mine)} rows, median {_percent(s['median_abs_error'])}, bias {_percent(s['bias'])}"
-                lines.append(f"- **{name}** ({figures}): {said}")
+            parts = {"": mine, ", check": [row for row in mine if row.tag("split") == "check"]}
+            for title, part in parts.items():
+                s = summary(part)
+                if len(part) >= ROWS and s["median_abs_error"] > LARGE:
+                    figures = f"{len(part)} rows, median {_percent(s['median_abs_error'])}, bias {_percent(s['bias'])}"
+                    lines.append(f"- **{name}{title}** ({figures}): {reason_of(group, name)}")
+                    break
     if len(lines) == 2:
         lines.append(f"No group of {ROWS} rows or more is above {LARGE:.0%} median.")
     lines += ["", "The set-ups that are furthest off:", ""]
