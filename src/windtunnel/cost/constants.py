@@ -100,6 +100,9 @@ class KernelConstants(Spec):
     samples: dict[str, int] = {}
     intervals: dict[str, tuple[float, float]] = {}
     across_devices: dict[str, tuple[float, float]] = {}
+    growth: float = Field(
+        1.0, ge=1, description="factor on the logarithm of a calibrated device's bands: engines that no fit has seen"
+    )
     sources: tuple[Source, ...] = ()
 
     def gemm_of(self, dtype: str) -> GemmConstants:

@@ -2,7 +2,7 @@
 
 For each operator class the calibration keeps the 10 % and 90 % quantiles of measured / predicted on rows
 that the fit did not see. Errors of a class are mostly shared (a library's version, a clock, a shape family),
-so one factor moves all of them: at `at` in [-1, 1] the seconds of a class are multiplied by
+so one factor moves all of them: at `at`, from -1 to 1, the seconds of a class are multiplied by
 
     low ** -at   for at < 0,      high ** at   for at > 0
 
@@ -58,6 +58,15 @@ def factor(bands: Mapping[str, Band], name: str, at: float) -> float:
     low, high = bands.get(name) or bands["gemm.bf16"]
     end = min(low, 1.0) if at < 0 else max(high, 1.0)
     return float(end ** abs(at))
+
+
+def reach(device: Device) -> float:
+    """How far the ends of an 80 % interval lie, in bands: farther where only the kernels' own residuals are known.
+
+    Kernels of a calibrated device were measured with libraries of one time; engines differ in theirs. The residuals
+    across devices hold such differences already.
+    """
+    return calibration(ACROSS).growth if device.provenance == "calibrated" else 1.0
 
 
 def device_at(device: Device, at: float) -> Device:

@@ -6,8 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from windtunnel.cost.device import device_of
 from windtunnel.cost.memory import MemoryNeed, memory_need
 from windtunnel.cost.steps import StepCost, price_step
+from windtunnel.cost.uncertainty import reach
 from windtunnel.operators.batch import Batch
 from windtunnel.report import charts
 from windtunnel.report.json import plain
@@ -102,7 +104,8 @@ def explain_step(deployment: DeploymentSpec, batch: Batch, what: str) -> Explana
         )
     waits = (("kernel launches", step.launch_wait_s, "latency"), ("engine", step.host_s, "host"))
     extra = [Row(name, 1.0, seconds, 0.0, bound, "engine", 0.0, 0.0) for name, seconds, bound in waits if seconds]
-    ends_s = (price_step(deployment, batch, at=-1.0).total_s, price_step(deployment, batch, at=1.0).total_s)
+    far = reach(device_of(deployment.accelerator))
+    ends_s = (price_step(deployment, batch, at=-far).total_s, price_step(deployment, batch, at=far).total_s)
     return Explanation(deployment, batch, what, step, (*rows.values(), *extra), memory_need(deployment), ends_s)
 
 

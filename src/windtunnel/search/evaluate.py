@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from windtunnel.cost.build_surface import step_surface
+from windtunnel.cost.device import device_of
 from windtunnel.cost.memory import MemoryNeed, kv_bytes_per_token, memory_need
 from windtunnel.cost.surface import StepSurface
-from windtunnel.cost.uncertainty import engine_at
+from windtunnel.cost.uncertainty import engine_at, reach
 from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import Policy, SchedulerSettings, Simulation, run
 from windtunnel.specs.deployment import DeploymentSpec
@@ -151,7 +152,8 @@ def evaluate_ends(
             deployment, workload, slo, router=router, seed=seed, memory=memory, at=at, policy=policy
         ).metrics
 
-    return end(-1.0), end(1.0)
+    far = reach(device_of(deployment.accelerator))
+    return end(-far), end(far)
 
 
 def _at_scheduler(workload: RequestTable, frontend_s: float) -> RequestTable:
