@@ -1,10 +1,9 @@
 """Write the bands of end-to-end figures from the residuals of rows kept for fitting: a developer's tool.
 
-    python -m windtunnel.evidence.fit_bands SERVING.csv [INFERENCEX.csv ...] [--growth 1.3]
+    python -m windtunnel.evidence.fit_bands SERVING.csv INFERENCEX.csv TRAINING.csv
 
-Run it after the engines are fitted. `growth` widens the bands by what groups that no fit has seen lose; it
-follows from the fits' own held-out errors (`fit_engines` prints both: 0.10 against 0.19, 0.08 against 0.15,
-0.12 against 0.19, 0.087 against 0.083 for four of them; 1.3 is the mean ratio by rows).
+Run it after the engines are fitted. Bands are widened by what groups lose that are left out of them
+(`intervals.growth_of`); rows of split `check` take no part.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from windtunnel.evidence.intervals import bands_of
+from windtunnel.evidence.intervals import bands_of, growth_of
 from windtunnel.evidence.outcomes import predict_all
 from windtunnel.evidence.score import Result
 from windtunnel.evidence.table import read_table
@@ -47,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m windtunnel.evidence.fit_bands", description=__doc__)
     parser.add_argument("tables", nargs="+", type=Path)
-    parser.add_argument("--growth", type=float, default=1.3)
     parser.add_argument("--date", default="2026-11")
     given = parser.parse_args(arguments)
     results = fit_results(given.tables)
+    bands = bands_of(results)
     data = {
-        "growth": given.growth,
+        "growth": growth_of(results),
         "datasheet": 1.5,
-        "bands": {name: one.model_dump() for name, one in bands_of(results).items()},
+        "bands": {name: one.model_dump() for name, one in bands.items()},
         "sources": [
             {
                 "kind": "calibrated",
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     path = Path(str(catalogue_folder("evidence") / "bands.yaml"))
     write_atomic(path, HEAD + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120))
-    print(f"{len(data['bands'])} bands from {len(results)} figures")
+    print(f"{len(bands)} bands from {len(results)} figures")
     return 0
 
 

@@ -113,6 +113,35 @@ def bands_of(results: Iterable[Result]) -> dict[str, Band]:
     return {name: band(found) for name, found in sorted(ratios.items()) if len(found) >= LEAST_ROWS}
 
 
+def growth_of(results: Sequence[Result]) -> float:
+    """How much wider bands must be to hold on groups that they were not taken from.
+
+    Each group of rows (a source, a model and an accelerator) is left out in turn, and the bands of the others are
+    laid around its predictions. The least factor on the logarithm of a band, from 1 in steps of 0.05, at which they
+    hold `LEVEL` of the rows left out.
+    """
+    by_group: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        by_group[tuple(result.tag(name) for name in ("source", "model", "gpu"))].append(result)
+    lefts = []
+    for group, members in by_group.items():
+        bands = bands_of(one for other, ones in by_group.items() if other != group for one in ones)
+        for result in members:
+            found = next((bands[name] for name in classes_of(result) if name in bands), None)
+            if found is not None and result.predicted > 0:
+                lefts.append(_needed(result.claim.measured / result.predicted, found))
+    needed = float(np.quantile(lefts, LEVEL)) if lefts else 1.0
+    return max(1.0, math.ceil(needed * 20.0) / 20.0)
+
+
+def _needed(ratio: float, found: Band) -> float:
+    """The factor on a band's logarithm at which it just holds a ratio."""
+    if ratio == 1.0:
+        return 0.0
+    edge = found.high if ratio > 1.0 else found.low
+    return math.inf if edge == 1.0 else math.log(ratio) / math.log(edge)
+
+
 def band(ratios: Sequence[float]) -> Band:
     """The conformal band of measured over predicted: it holds 1, since a prediction lies in its own interval."""
     ordered = np.sort(np.asarray(ratios))
