@@ -71,7 +71,9 @@ class EngineSpec(Spec):
     memory_utilization: float = Field(0.9, gt=0, le=1, description="share of device memory the engine may take")
     runtime_bytes: Bytes = Field(0.0, ge=0, description="device memory of context, libraries and communication buffers")
     logit_bytes: float = Field(
-        14.0, ge=0, description="bytes per logit alive while sampling: 16-bit, 32-bit, a probability and a random number"
+        14.0,
+        ge=0,
+        description="bytes per logit alive while sampling: 16-bit, 32-bit, a probability and a random number",
     )
     graph_bytes: Bytes = Field(0.0, ge=0, description="device memory of captured graphs")
     step_host_s: Seconds = Field(0.0, ge=0, description="host time per step that is not hidden behind the device")
