@@ -16,6 +16,7 @@ import numpy.typing as npt
 from windtunnel.cost.training import PhaseSeconds
 from windtunnel.operators.operator import Number
 from windtunnel.specs.training import TrainingJob
+from windtunnel.training.energy import step_joules, work_of
 from windtunnel.training.layouts import Layouts, ModelSeconds, PartSeconds, model_seconds
 from windtunnel.training.memory_fits import Degrees
 from windtunnel.training.sharding import optimizer_seconds
@@ -24,8 +25,21 @@ from windtunnel.training.stages import StageShape, StageWork, hop_seconds, stage
 Floats = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds and joules of a step of every layout; joules of all accelerators and their servers."""
+
+    seconds: Floats
+    joules: Floats
+
+
 def step_seconds(job: TrainingJob, degrees: Degrees) -> Floats:
-    """Seconds of a step of every layout; they share the job's flags, formats and schedule.
+    """Seconds of a step of every layout; see `step_costs`."""
+    return step_costs(job, degrees).seconds
+
+
+def step_costs(job: TrainingJob, degrees: Degrees) -> StepCosts:
+    """Seconds and joules of a step of every layout; they share the job's flags, formats and schedule.
 
     Layouts are taken to be valid (`specs.training_check`): impossible ones give a number without meaning.
 
@@ -34,11 +48,12 @@ def step_seconds(job: TrainingJob, degrees: Degrees) -> Floats:
         degrees: one layout an entry; more than one virtual stage makes a layout interleaved.
     """
     columns = degrees.arrays()
-    found = np.zeros(columns["gpus"].shape)
+    found = StepCosts(np.zeros(columns["gpus"].shape), np.zeros(columns["gpus"].shape))
     for gpus in np.unique(columns["gpus"]):
         mine = columns["gpus"] == gpus
         one = job.model_copy(update={"gpus": int(gpus)})
-        found[mine] = _seconds(one, {name: column[mine].astype(np.float64) for name, column in columns.items()})
+        costs = _costs(one, {name: column[mine].astype(np.float64) for name, column in columns.items()})
+        found.seconds[mine], found.joules[mine] = costs.seconds, costs.joules
     return found
 
 
@@ -59,7 +74,7 @@ def _layouts(job: TrainingJob, c: dict[str, Floats]) -> Layouts:
     )
 
 
-def _seconds(job: TrainingJob, columns: dict[str, Floats]) -> Floats:
+def _costs(job: TrainingJob, columns: dict[str, Floats]) -> StepCosts:
     layouts = _layouts(job, columns)
     seconds = _unique_seconds(layouts)
     ends = _rank_shapes(layouts)
@@ -72,7 +87,23 @@ def _seconds(job: TrainingJob, columns: dict[str, Floats]) -> Floats:
         found = step_ends(layouts, work.values, work.part.forward_s, work.part.backward_s, shape.layers)
         reduce, gather = np.maximum(reduce, found.reduce), np.maximum(gather, found.gather)
         update = np.maximum(update, optimizer_seconds(layouts, work.values))
-    return np.asarray(pipe + reduce + gather + update + layouts.engine.step_s, dtype=np.float64)
+    once = reduce + gather + update
+    total = np.asarray(pipe + once + layouts.engine.step_s, dtype=np.float64)
+    through = _through(layouts, ends)
+    busy = sum(
+        (work.part.forward_s + work.part.backward_s + work.forward_data + work.backward_data) * times
+        for work, times in zip(works, through, strict=True)
+    )
+    done = work_of(work.part * times for work, times in zip(works, through, strict=True))
+    joules = step_joules(layouts, done, total, busy * layouts.microbatches / layouts.pp + once)
+    return StepCosts(total, np.asarray(joules, dtype=np.float64))
+
+
+def _through(layouts: Layouts, shapes: tuple[StageShape, StageShape, StageShape]) -> tuple[Number, Number, Number]:
+    """How often a microbatch meets each kind of rank on its way through the model."""
+    first, middle, last = shapes
+    between = float(layouts.job.model.layers) - first.layers - last.layers
+    return 1.0, between / np.maximum(middle.layers, 1.0), 1.0
 
 
 def _unique_seconds(layouts: Layouts) -> ModelSeconds:

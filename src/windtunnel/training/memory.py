@@ -14,8 +14,8 @@ import numpy as np
 from windtunnel.errors import InfeasibleError
 from windtunnel.specs.training import TrainingJob
 from windtunnel.training.memory_layout import MemoryLayout, memory_layout, runtime_memory
-from windtunnel.training.memory_peak import moments, total
-from windtunnel.training.memory_stages import StageLoad, stage_load
+from windtunnel.training.memory_peak import moments, peak_of, total
+from windtunnel.training.memory_stages import StageLoad, stacked, stage_load
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,10 @@ class MemoryStack:
 
 def account(job: TrainingJob) -> MemoryStack:
     """Memory of the worst pipeline rank of a job."""
-    return max(stage_stacks(job), key=lambda stack: stack.total_bytes)
+    layout = memory_layout(job)
+    loads = [stage_load(job.model, job.plan, job.microbatches, rank) for rank in range(job.plan.pipeline_parallel)]
+    rank = int(np.argmax(peak_of(layout, stacked(loads))))
+    return _stack(job, layout, loads[rank], rank, context_bytes(job))
 
 
 def stage_stacks(job: TrainingJob) -> tuple[MemoryStack, ...]:

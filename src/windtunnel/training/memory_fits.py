@@ -6,18 +6,18 @@ job's flags (ZeRO stage, recomputation, formats, optimiser); their degrees diffe
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.training.memory_layout import MemoryLayout, runtime_memory
-from windtunnel.training.memory_peak import moments, total
-from windtunnel.training.memory_stages import StageLoad, stage_load
+from windtunnel.training.memory_peak import peak_of
+from windtunnel.training.memory_stages import StageLoad, stacked, stage_load
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -68,13 +68,8 @@ def peak_bytes(job: TrainingJob, degrees: Degrees) -> Floats:
     keys = np.stack([d["pipeline_parallel"], d["virtual_stages"], microbatches], axis=1)
     unique, where = np.unique(keys, axis=0, return_inverse=True)
     worst: Floats = np.zeros(len(keys))
-    for loads in _ranks(job, unique):
-        load = _spread(loads, where.reshape(-1))
-        for name, parts in moments(layout, load).items():
-            sizes = np.broadcast_to(np.asarray(total(parts), dtype=np.float64), worst.shape)
-            if name in ("loss", "head backward"):
-                sizes = np.where(np.asarray(load.last) > 0, sizes, 0.0)
-            np.maximum(worst, sizes, out=worst)
+    for load in _ranks(job, unique):
+        np.maximum(worst, peak_of(layout, _spread(load, where.reshape(-1))), out=worst)
     return worst * runtime_memory().reserved_share + _context(job, d)
 
 
@@ -109,16 +104,37 @@ def _layout(job: TrainingJob, d: dict[str, Ints]) -> tuple[MemoryLayout, Ints]:
     ), microbatches
 
 
-def _ranks(job: TrainingJob, unique: Ints) -> Iterator[list[StageLoad]]:
+def _ranks(job: TrainingJob, unique: Ints) -> Iterator[StageLoad]:
     """Loads of the pipeline ranks that may be the worst, one entry per (PP, virtual stages, microbatches)."""
-    plans = [_plan(job.plan, int(pp), int(virtual)) for pp, virtual, _ in unique]
-    micros = [int(micro) for _, _, micro in unique]
-    candidates = [_candidates(job, plan) for plan in plans]
-    for ranks in zip(*candidates, strict=True):
-        yield [
-            stage_load(job.model, plan, micro, min(max(rank, 0), plan.pipeline_parallel - 1))
-            for plan, micro, rank in zip(plans, micros, ranks, strict=True)
-        ]
+    rows = [_loads(job, *(int(number) for number in row)) for row in unique]
+    return map(stacked, zip(*rows, strict=True))
+
+
+_KNOWN: OrderedDict[tuple[object, ...], tuple[StageLoad, ...]] = OrderedDict()
+_MOST_KNOWN = 65_536
+
+
+def _loads(job: TrainingJob, pp: int, virtual: int, microbatches: int) -> tuple[StageLoad, ...]:
+    """Loads of one pipeline's ranks that may be the worst; they depend on nothing else of the flags."""
+    plan, model = job.plan, job.model
+    key = (
+        model.layers,
+        model.dense_layers,
+        model.moe is None,
+        plan.schedule,
+        plan.stage_layers,
+        pp,
+        virtual,
+        microbatches,
+    )
+    found = _KNOWN.get(key)
+    if found is None:
+        own = _plan(plan, pp, virtual)
+        ranks = (min(max(rank, 0), pp - 1) for rank in _candidates(job, own))
+        found = _KNOWN[key] = tuple(stage_load(model, own, microbatches, rank) for rank in ranks)
+        if len(_KNOWN) > _MOST_KNOWN:
+            _KNOWN.popitem(last=False)
+    return found
 
 
 def _candidates(job: TrainingJob, plan: TrainingPlan) -> list[int]:
@@ -144,12 +160,9 @@ def _plan(plan: TrainingPlan, pp: int, virtual: int) -> TrainingPlan:
     return plan.model_copy(update={"pipeline_parallel": pp, "virtual_stages": virtual, "stage_layers": held})
 
 
-def _spread(loads: list[StageLoad], where: Ints) -> StageLoad:
-    """Loads as arrays over layouts."""
-    columns: dict[str, Any] = {}
-    for f in fields(StageLoad):
-        columns[f.name] = np.array([getattr(load, f.name) for load in loads], dtype=np.float64)[where]
-    return StageLoad(**columns)
+def _spread(load: StageLoad, where: Ints) -> StageLoad:
+    """Loads of unique pipelines as those of layouts."""
+    return StageLoad(**{f.name: np.asarray(getattr(load, f.name))[where] for f in fields(StageLoad)})
 
 
 def _context(job: TrainingJob, d: dict[str, Ints]) -> Floats:

@@ -8,6 +8,7 @@ pass: gradients of all weights, and the embedding's dense gradient. Optimiser st
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from windtunnel.operators.operator import Number
 from windtunnel.training.memory_layer import LayerMemory, kept_bytes, layer_memory
@@ -58,6 +59,17 @@ def moments(layout: MemoryLayout, load: StageLoad) -> Moments:
 def total(parts: list[Part]) -> Number:
     """Sum of parts."""
     return sum((part.bytes for part in parts), 0.0)
+
+
+def peak_of(layout: MemoryLayout, load: StageLoad) -> npt.NDArray[np.float64]:
+    """Live tensors at the highest moment, for arrays of loads or layouts; a head's moments only where there is one."""
+    worst: npt.NDArray[np.float64] = np.zeros(np.shape(load.last))
+    for name, parts in moments(layout, load).items():
+        sizes = np.broadcast_to(np.asarray(total(parts), dtype=np.float64), worst.shape)
+        if name in ("loss", "head backward"):
+            sizes = np.where(np.asarray(load.last) > 0, sizes, 0.0)
+        np.maximum(worst, sizes, out=worst)
+    return worst
 
 
 def _early_gradients(layout: MemoryLayout, held: Standing) -> Part:

@@ -9,8 +9,11 @@ DualPipe        p - r of stage r, r + 1 of stage p-1-r   arXiv:2412.19437, Table
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
+
+import numpy as np
 
 from windtunnel.operators.operator import Number
 from windtunnel.specs.model import ModelSpec
@@ -123,3 +126,9 @@ def _load(chunks: list[Chunk], ranks: int, virtual: int, late: int = 0) -> Stage
         live_first=float(sum(c[3] for c in chunks if c[0] == 0)),
         live_last=float(sum(c[3] for c in chunks if c[0] == end)),
     )
+
+
+def stacked(loads: Sequence[StageLoad]) -> StageLoad:
+    """Several loads as one whose numbers are arrays."""
+    columns = {f.name: np.array([getattr(load, f.name) for load in loads], dtype=np.float64) for f in fields(StageLoad)}
+    return StageLoad(**columns)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from windtunnel.cost.energy import energy_shares
-from windtunnel.cost.network import domain_of
 from windtunnel.cost.training import PhaseSeconds
 from windtunnel.errors import InfeasibleError
 from windtunnel.specs.prices import price_usd_per_h
 from windtunnel.specs.training import TrainingJob
+from windtunnel.training.energy import step_joules, work_of
 from windtunnel.training.flops import training_flops_per_token
 from windtunnel.training.layouts import Layouts, layouts_of, model_seconds
 from windtunnel.training.offload import is_offloaded, offload_time
 from windtunnel.training.pipeline import Played, Run, StageSeconds, play
 from windtunnel.training.sharding import Values, optimizer_seconds
-from windtunnel.training.stages import StageWork, hop_seconds, rank_stages, stage_shapes, stage_work, step_ends
+from windtunnel.training.stages import (
+    StageShape,
+    StageWork,
+    hop_seconds,
+    rank_stages,
+    stage_shapes,
+    stage_work,
+    step_ends,
+)
 
 PARTS = (
     "forward",
@@ -120,26 +128,27 @@ def price(job: TrainingJob, *, timeline: bool = False) -> StepTime:
         job: model, cluster, batch and plan.
         timeline: play every microbatch and keep all passes.
     """
-    layouts, plan = layouts_of(job), job.plan
-    seconds = model_seconds(layouts)
-    works = [stage_work(layouts, seconds, shape) for shape in stage_shapes(job)]
+    plan = job.plan
+    work = _works(job)
+    layouts = work.layouts
     hop = float(hop_seconds(layouts))
-    played = _play(job, works, hop, timeline)
+    played = _play(work, hop, timeline)
     ranks = range(plan.pipeline_parallel)
-    ends = [_ends(job, layouts, works, rank) for rank in ranks]
-    values = [_rank_values(job, works, rank) for rank in ranks]
-    update = max(float(optimizer_seconds(layouts, one)) for one in values)
+    values = [work.values(rank) for rank in ranks]
+    ends = _ends(work, values)
+    update = max(float(optimizer_seconds(layouts, one)) for one in dict.fromkeys(values))
     finished = max(end + reduce for end, (reduce, _) in zip(played.rank_end_s, ends, strict=True))
     gather = max(each for _, each in ends)
     offload = 0.0
     binds: tuple[str, ...] = ()
     if is_offloaded(job):
-        offload, update, binds = _offloaded(job, works, update)
+        offload, update, binds = _offloaded(work, update)
     total = finished + gather + update + offload + layouts.engine.step_s
     fixed = {"optimizer": update, "offload": offload, "host": layouts.engine.step_s}
-    rows = tuple(_rank(job, works, played, rank, total, sum(ends[rank]), fixed, hop) for rank in ranks)
+    rows = tuple(_rank(work, played, rank, total, sum(ends[rank]), fixed, hop) for rank in ranks)
     parts = {name: sum(row.parts[name] for row in rows) / len(rows) for name in PARTS}
-    hardware, joules = _work(job, works, total, total - parts["bubble"] - parts["host"])
+    done = work.done()
+    hardware = float(np.asarray(done.flops)) * job.microbatches / plan.pipeline_parallel * job.gpus
     return StepTime(
         job=job,
         seconds=total,
@@ -147,25 +156,65 @@ def price(job: TrainingJob, *, timeline: bool = False) -> StepTime:
         ranks=rows,
         model_flops=training_flops_per_token(job.model, job.seq_len) * job.tokens,
         hardware_flops=hardware,
-        joules=joules,
+        joules=float(step_joules(layouts, done, total, total - parts["bubble"] - parts["host"])),
         timeline=played.runs,
         binds=binds,
         provenance=layouts.device().provenance,
     )
 
 
-def _play(job: TrainingJob, works: list[StageWork], hop: float, timeline: bool) -> Played:
+@dataclass(frozen=True, slots=True)
+class _Works:
+    """A job with the work of its stages; stages of one shape share theirs.
+
+    Attributes:
+        layouts: the job's layout.
+        shapes, stages: every stage along the model.
+        parts: seconds of one microbatch on a stage of each shape, by `PARTS`.
+        held: the stages of every rank.
+    """
+
+    layouts: Layouts
+    shapes: list[StageShape]
+    stages: list[StageWork]
+    parts: dict[StageShape, dict[str, float]]
+    held: tuple[tuple[int, ...], ...]
+
+    def done(self) -> PhaseSeconds:
+        """Work of one microbatch through all stages."""
+        known = dict(zip(self.shapes, self.stages, strict=True))
+        return work_of(known[shape].part * float(count) for shape, count in Counter(self.shapes).items())
+
+    def values(self, rank: int) -> Values:
+        """Weights of a rank, all its chunks."""
+        found = Values()
+        for stage in self.held[rank]:
+            found = found + self.stages[stage].values
+        return found
+
+
+def _works(job: TrainingJob) -> _Works:
+    layouts, shapes = layouts_of(job), stage_shapes(job)
+    seconds = model_seconds(layouts)
+    known = {shape: stage_work(layouts, seconds, shape) for shape in dict.fromkeys(shapes)}
+    held = tuple(tuple(rank_stages(job, rank)) for rank in range(job.plan.pipeline_parallel))
+    parts = {shape: _stage_parts(one) for shape, one in known.items()}
+    return _Works(layouts, shapes, [known[shape] for shape in shapes], parts, held)
+
+
+def _play(work: _Works, hop: float, timeline: bool) -> Played:
     """The schedule played out; messages that nothing hides keep both ends busy."""
-    plan = job.plan
+    job, plan = work.layouts.job, work.layouts.plan
     blocked = 0.0 if plan.overlap_p2p else hop
+    last = len(work.stages) - 1
     stages = [
         StageSeconds(
-            float(work.part.forward_s + work.forward_data) + (blocked if i < len(works) - 1 else 0.0),
-            float(work.part.input_gradient.total + work.part.recompute.total + work.backward_data)
+            float(one.part.forward_s + one.forward_data) + (blocked if i < last else 0.0),
+            float(one.part.input_gradient.total + one.part.recompute.total + one.backward_data)
             + (blocked if i else 0.0),
-            float(work.part.weight_gradient.total),
+            float(one.part.weight_gradient.total),
         )
-        for i, work in enumerate(works)
+        for i, one in enumerate(work.stages)
     ]
     return play(
         plan.pipeline_schedule,
@@ -178,24 +227,23 @@ def _play(job: TrainingJob, works: list[StageWork], hop: float, timeline: bool) 
     )
 
 
-def _rank_values(job: TrainingJob, works: list[StageWork], rank: int) -> Values:
-    values = Values()
-    for stage in rank_stages(job, rank):
-        values = values + works[stage].values
-    return values
-
-
-def _ends(job: TrainingJob, layouts: Layouts, works: list[StageWork], rank: int) -> tuple[float, float]:
-    held = list(rank_stages(job, rank))
-    shapes = stage_shapes(job)
-    found = step_ends(
-        layouts,
-        _rank_values(job, works, rank),
-        sum(works[stage].part.forward_s for stage in held),
-        sum(works[stage].part.backward_s for stage in held),
-        sum(shapes[stage].layers for stage in held),
-    )
-    return float(found.reduce), float(found.gather)
+def _ends(work: _Works, values: list[Values]) -> list[tuple[float, float]]:
+    """(reducing gradients, gathering weights) at the step's ends on every rank; like ranks are priced once."""
+    known: dict[tuple[StageShape, ...], tuple[float, float]] = {}
+    found = []
+    for held, mine in zip(work.held, values, strict=True):
+        alike = tuple(work.shapes[stage] for stage in held)
+        if alike not in known:
+            ends = step_ends(
+                work.layouts,
+                mine,
+                sum(work.stages[stage].part.forward_s for stage in held),
+                sum(work.stages[stage].part.backward_s for stage in held),
+                sum(shape.layers for shape in alike),
+            )
+            known[alike] = (float(ends.reduce), float(ends.gather))
+        found.append(known[alike])
+    return found
 
 
 def _lane_microbatches(job: TrainingJob) -> float:
@@ -204,8 +252,7 @@ def _lane_microbatches(job: TrainingJob) -> float:
 
 
 def _rank(
-    job: TrainingJob,
-    works: list[StageWork],
+    work: _Works,
     played: Played,
     rank: int,
     total: float,
@@ -213,58 +260,46 @@ def _rank(
     fixed: dict[str, float],
     hop: float,
 ) -> RankTime:
-    times = _lane_microbatches(job)
+    plan, times = work.layouts.plan, _lane_microbatches(work.layouts.job)
     parts = dict.fromkeys(PARTS, 0.0) | fixed
     parts["data"] = data_s
-    layers = 0
-    shapes = stage_shapes(job)
-    for stage in rank_stages(job, rank):
-        work, part = works[stage], works[stage].part
-        layers += int(shapes[stage].layers)
-        for name, phases in (
-            ("forward", (part.forward,)),
-            ("backward", (part.input_gradient, part.weight_gradient)),
-            ("recompute", (part.recompute,)),
-        ):
-            parts[name] += times * float(sum(phase.compute for phase in phases))
-            for axis in ("tensor", "context", "expert"):
-                parts[axis] += times * float(sum(getattr(phase, axis) for phase in phases))
-        parts["data"] += times * float(work.forward_data + work.backward_data)
-        if not job.plan.overlap_p2p:
-            parts["pipeline"] += times * hop * ((stage > 0) + (stage < len(works) - 1))
+    last = len(work.stages) - 1
+    for stage in work.held[rank]:
+        shape = work.shapes[stage]
+        for name, seconds in work.parts[shape].items():
+            parts[name] += times * seconds
+        if not plan.overlap_p2p:
+            parts["pipeline"] += times * hop * ((stage > 0) + (stage < last))
     parts["bubble"] = total - sum(parts.values())
+    layers = sum(int(work.shapes[stage].layers) for stage in work.held[rank])
     return RankTime(layers, played.busy_s[rank], played.rank_end_s[rank], parts)
 
 
-def _offloaded(job: TrainingJob, works: list[StageWork], update: float) -> tuple[float, float, tuple[str, ...]]:
+def _stage_parts(work: StageWork) -> dict[str, float]:
+    """Seconds of one microbatch on a stage, by `PARTS`."""
+    part = work.part
+    found = dict.fromkeys(("tensor", "context", "expert"), 0.0)
+    for name, phases in (
+        ("forward", (part.forward,)),
+        ("backward", (part.input_gradient, part.weight_gradient)),
+        ("recompute", (part.recompute,)),
+    ):
+        found[name] = float(sum(phase.compute for phase in phases))
+        for axis in ("tensor", "context", "expert"):
+            found[axis] += float(sum(getattr(phase, axis) for phase in phases))
+    found["data"] = float(work.forward_data + work.backward_data)
+    return found
+
+
+def _offloaded(work: _Works, update: float) -> tuple[float, float, tuple[str, ...]]:
     """(what offloading adds to the passes, the update, what binds) on the first pipeline rank."""
-    held, times = list(rank_stages(job, 0)), _lane_microbatches(job)
-    forward = times * sum(float(works[stage].part.forward_s + works[stage].forward_data) for stage in held)
-    backward = times * sum(float(works[stage].part.backward_s + works[stage].backward_data) for stage in held)
+    job = work.layouts.job
+    held, times = [work.stages[stage] for stage in work.held[0]], _lane_microbatches(job)
+    forward = times * sum(float(one.part.forward_s + one.forward_data) for one in held)
+    backward = times * sum(float(one.part.backward_s + one.backward_data) for one in held)
     found = offload_time(job, forward, backward)
     if not np.isfinite(found.step_s):
         slow = next(part for part in found.binds if part and part != "compute")
         raise InfeasibleError(f"the plan offloads over the {slow}, whose rate {job.node.name} does not state")
     added = found.forward_s - forward + found.backward_s - backward
     return added, found.update_s if job.plan.offload_optimizer != "none" else update, found.binds
-
-
-def _work(job: TrainingJob, works: list[StageWork], total: float, busy: float) -> tuple[float, float]:
-    """(floating-point operations of the step, joules of accelerators and servers); terms as in `cost.energy`."""
-    device, shares = layouts_of(job).device(), energy_shares()
-    done = PhaseSeconds()
-    for work in works:
-        part = work.part
-        done = done + part.forward + part.input_gradient + part.weight_gradient + part.recompute
-    micros = job.microbatches / job.plan.pipeline_parallel
-    flops, moved, sent = (float(np.asarray(x)) * micros for x in (done.flops, done.moved_bytes, done.sent_bytes))
-    envelope = job.accelerator.max_w - job.accelerator.idle_w
-    drawn = envelope * (
-        shares.compute_share * flops / peak_flops_per_s(job)
-        + shares.memory_share * moved / device.bandwidth_bytes_per_s
-        + shares.link_share * sent / max(job.scale_up.bytes_per_s, 1.0)
-        + shares.active_share * busy
-    )
-    servers = -(-job.gpus // domain_of(job.gpus, job.node.accelerators)) * job.node.host_w
-    one = job.accelerator.idle_w * total + min(drawn, envelope * total)
-    return flops * job.gpus, one * job.gpus + servers * total
