@@ -8,45 +8,33 @@ those; a table for fewer tokens is a slice of a longer one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-
 import numpy as np
 import numpy.typing as npt
 
-from windtunnel.cost.collective import Link
-from windtunnel.cost.device import Device
-from windtunnel.cost.energy import Energy, capped, energy_of, joules_of
-from windtunnel.cost.gemm import gemm_table
-from windtunnel.cost.measured.kernels import MeasuredKernels, key_of
-from windtunnel.cost.measured.tail import tail_per_token_s
+from windtunnel.cost.energy import capped
+from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.overlap import with_overlap
-from windtunnel.cost.padding import padded_tokens, padding
-from windtunnel.cost.price import Links, pricing_of, seconds_of
-from windtunnel.cost.steps import launches_of, stage_shares
+from windtunnel.cost.padding import padding
+from windtunnel.cost.price import Links, pricing_of
+from windtunnel.cost.rank_tables import (
+    Rank,
+    decode_tables,
+    mixed_tables,
+    prefill_lines,
+    rounded,
+    sample_tables,
+    tails,
+    token_launches,
+    token_tables,
+)
+from windtunnel.cost.steps import stage_shares
 from windtunnel.cost.surface import StepSurface, context_grid
 from windtunnel.cost.uncertainty import engine_at
-from windtunnel.operators.attention import DecodeAttention
-from windtunnel.operators.expand import (
-    decode_operators,
-    decode_window_operators,
-    hop_operators,
-    prefill_operators,
-    sample_operators,
-    token_operators,
-)
-from windtunnel.operators.matmul import Matmul
-from windtunnel.operators.operator import Number, Operator
+from windtunnel.operators.expand import hop_operators
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
-from windtunnel.specs.model import ModelSpec
-from windtunnel.specs.plan import PlanSpec
 
 Floats = npt.NDArray[np.float64]
-
-UNIT = 1e6
-"""Step of the differences that give linear coefficients: large, so that they are not lost in the fixed time."""
 
 
 def step_surface(
@@ -70,19 +58,19 @@ def step_surface(
     plan = deployment.plan.model_copy(update={"pipeline_parallel": 1, "replicas": 1})
     rank = Rank(model, plan, device, links.tensor)
     max_tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
-    tokens_s, tokens_j = _token_tables(rank, _rounded(max_tokens))
+    tokens_s, tokens_j = token_tables(rank, rounded(max_tokens))
     if not engine.graphs:
-        tokens_s = np.maximum(tokens_s, _token_launches(model, plan) * engine.launch_s)
+        tokens_s = np.maximum(tokens_s, token_launches(model, plan) * engine.launch_s)
         tokens_s[0] = 0.0
     tokens_s, tokens_j = _as_executed(tokens_s, tokens_j, engine)
-    sample_s, sample_j = _sample_tables(rank, _rounded(engine.max_num_seqs))
-    decode_s, window_s, decode_j = _decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
+    sample_s, sample_j = sample_tables(rank, rounded(engine.max_num_seqs))
+    decode_s, window_s, decode_j = decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     if spread:
-        decode_s = decode_s + _tails(rank, engine, spread, context_grid(deployment.max_model_len))
-    mixed_s, mixed_token_s = _mixed_tables(rank, engine.max_num_seqs, deployment.max_model_len)
-    prefill_s, prefill_j = _prefill_lines(rank)
+        decode_s = decode_s + tails(rank, engine, spread, context_grid(deployment.max_model_len))
+    mixed_s, mixed_token_s = mixed_tables(rank, engine.max_num_seqs, deployment.max_model_len)
+    prefill_s, prefill_j = prefill_lines(rank)
     if engine.prefill_launch_s or engine.prefill_step_s:
-        waits = engine.prefill_step_s + _token_launches(model, plan) * engine.prefill_launch_s
+        waits = engine.prefill_step_s + token_launches(model, plan) * engine.prefill_launch_s
         prefill_s = prefill_s + np.array([waits, 0.0, 0.0, 0.0, 0.0])
     hop_s, hop_j = _hops(deployment, rank, links, max_tokens)
     surface = StepSurface(
@@ -115,171 +103,6 @@ def _as_executed(seconds: Floats, joules: Floats, engine: EngineSpec) -> tuple[F
     if engine.step_device_s:
         seconds = seconds + np.where(np.arange(len(seconds)) > 0, engine.step_device_s, 0.0)
     return seconds, joules
-
-
-def _rounded(count: int) -> int:
-    """The next power of two, so that settings share tables."""
-    return 1 << max(count - 1, 1).bit_length()
-
-
-def _frozen(array: Floats) -> Floats:
-    """The array, which several surfaces share and none may write to."""
-    array.flags.writeable = False
-    return array
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """What the tables depend on: a model's rank under a plan, the device it runs on and its link to the others."""
-
-    model: ModelSpec
-    plan: PlanSpec
-    device: Device
-    link: Link
-
-    @property
-    def energy(self) -> Energy:
-        """Energy constants of the device."""
-        return energy_of(self.device, self.link)
-
-    def seconds(self, operators: list[Operator], links: Links | None = None) -> Floats:
-        """Seconds of operators with all their repetitions."""
-        joined = links or Links(self.link, self.link)
-        return _total(operators, lambda one: seconds_of(one, self.device, joined))
-
-    def table(self, operators: list[Operator], size: int) -> Floats:
-        """The same for operators over 0 to `size` rows; products of a shape are shared with other plans."""
-        joined = Links(self.link, self.link)
-
-        def one_s(one: Operator) -> Floats:
-            shared = self.device.measured is None and self.plan.attention_data_parallel == 1
-            if shared and isinstance(one, Matmul) and one.batch == 1:
-                return gemm_table(size, one.n, one.k, self.device, one.weight_dtype, one.compute_dtype)
-            return seconds_of(one, self.device, joined)
-
-        return _total(operators, one_s)
-
-    def joules(self, operators: list[Operator]) -> Floats:
-        """Dynamic joules of operators with all their repetitions, on one rank."""
-        energy = self.energy
-        return _total(operators, lambda one: joules_of(one, energy))
-
-
-def _total(operators: list[Operator], one: Callable[[Operator], Number]) -> Floats:
-    """Sum over operators and their repetitions."""
-    return np.asarray(sum((operator.count * one(operator) for operator in operators), start=0.0))
-
-
-@lru_cache(maxsize=512)
-def _token_launches(model: ModelSpec, plan: PlanSpec) -> float:
-    """Kernels that the tokens' part launches in a pass."""
-    return launches_of(token_operators(model, plan, 1.0))
-
-
-@lru_cache(maxsize=512)
-def _token_tables(rank: Rank, size: int) -> tuple[Floats, Floats]:
-    """Seconds and replica joules of the parts that depend on tokens alone, for 0 to `size` tokens."""
-    return _tables(rank, token_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
-
-
-@lru_cache(maxsize=512)
-def _sample_tables(rank: Rank, size: int) -> tuple[Floats, Floats]:
-    """Seconds and replica joules of LM head and sampling, for 0 to `size` sequences."""
-    return _tables(rank, sample_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
-
-
-def _tables(rank: Rank, operators: list[Operator], size: int) -> tuple[Floats, Floats]:
-    seconds, joules = rank.table(operators, size), rank.joules(operators)
-    seconds[0] = joules[0] = 0.0
-    return _frozen(seconds), _frozen(rank.plan.ranks_per_stage * capped(joules, seconds, rank.energy))
-
-
-@lru_cache(maxsize=128)
-def _decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Floats, Floats, Floats]:
-    """Decode attention over (requests, mean context), of full and windowed layers, and its joules' coefficients."""
-    model, plan = rank.model, rank.plan
-    requests = np.arange(max_requests + 1.0)[:, None]
-    mean = context_grid(max_context)[None, :]
-    shape = (max_requests + 1, mean.shape[1])
-
-    def table(operators: list[Operator]) -> Floats:
-        found = np.array(np.broadcast_to(rank.seconds(operators), shape))
-        found[0] = 0.0
-        return found
-
-    full = table(decode_operators(model, plan, requests, requests * mean))
-    windowed = np.zeros((0, 0))
-    if model.window_layers:
-        windowed = table(decode_window_operators(model, plan, requests, requests * mean))
-
-    def joules(count: float, context: float, window: float) -> float:
-        operators = decode_operators(model, plan, count, context) + decode_window_operators(model, plan, count, window)
-        return float(rank.joules(operators) + rank.energy.active_w * rank.seconds(operators))
-
-    _, per_request, per_token, per_window = _line(joules, 3)
-    drawn = requests * (per_request + per_token * mean)
-    most = rank.energy.dynamic_w * full
-    over = float(np.max(np.divide(drawn, most, out=np.zeros_like(drawn), where=most > 0)))
-    coefficients = plan.ranks_per_stage * np.array([per_request, per_token, per_window]) / max(1.0, over)
-    return _frozen(full), _frozen(windowed), _frozen(coefficients)
-
-
-def _tails(rank: Rank, engine: EngineSpec, spread: tuple[float, ...], mean: Floats) -> Floats:
-    """What unequal contexts add to decode attention, as a table like `_decode_tables`; see `measured.tail`."""
-    measured, accelerator = rank.device.measured, rank.device.accelerator
-    requests = np.array([padded_tokens(count, engine) for count in range(engine.max_num_seqs + 1)], dtype=np.float64)
-    tails = np.zeros((len(requests), len(mean)))
-    for operator in decode_operators(rank.model, rank.plan, 1.0, 1.0):
-        rate = measured.lane_rates.get(key_of(operator) or (), 0.0) if measured else 0.0
-        if rate and isinstance(operator, DecodeAttention):
-            each = requests / rank.plan.attention_data_parallel
-            bandwidth = accelerator.memory_bandwidth_bytes_per_s
-            per_token = tail_per_token_s(each, spread, operator, rate, accelerator.processors, bandwidth)
-            tails += operator.count * per_token[:, None] * mean[None, :]
-    return tails
-
-
-@lru_cache(maxsize=128)
-def _mixed_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Floats, Floats]:
-    """What decode attention adds to a step with prompts, as a table like `_decode_tables`; empty when as alone."""
-    requests = np.arange(max_requests + 1.0)[:, None]
-    mean = context_grid(max_context)[None, :]
-    total = requests * mean
-    nothing = np.zeros((0, 0))
-    device, joined = rank.device, Links(rank.link, rank.link)
-    if rank.model.window_layers or not (device.measured or device.unpacked_rate):
-        return nothing, nothing
-    fixed, per_token = np.zeros(total.shape), np.zeros(total.shape)
-    for operator in decode_operators(rank.model, rank.plan, requests, total):
-        measured = device.measured if isinstance(operator, DecodeAttention) else None
-        line = measured.decode_beside_prompts(operator) if measured else None  # type: ignore[arg-type]
-        modelled = seconds_of(operator, device, joined, beside_tokens=1.0)
-        fixed += operator.count * (modelled if line is None else np.where(np.isnan(line[0]), modelled, line[0]))
-        per_token += 0.0 if line is None else operator.count * np.nan_to_num(line[1])
-    fixed[0] = per_token[0] = 0.0
-    return _frozen(fixed), _frozen(per_token)
-
-
-@lru_cache(maxsize=512)
-def _prefill_lines(rank: Rank) -> tuple[Floats, Floats]:
-    """Coefficients of prefill attention: seconds of a rank and joules of the replica."""
-
-    def of(quantity: Callable[[list[Operator]], Floats]) -> Floats:
-        return np.array(_line(lambda *sums: float(quantity(prefill_operators(rank.model, rank.plan, *sums))), 4))
-
-    seconds = of(rank.seconds)
-    return _frozen(seconds), _frozen(rank.plan.ranks_per_stage * capped(of(rank.joules), seconds, rank.energy))
-
-
-def _line(function: Callable[..., float], inputs: int) -> tuple[float, ...]:
-    """(constant, slopes) of a function that is linear in its inputs."""
-    constant = function(*([0.0] * inputs))
-    slopes = []
-    for i in range(inputs):
-        point = [0.0] * inputs
-        point[i] = UNIT
-        slopes.append((function(*point) - constant) / UNIT)
-    return constant, *slopes
 
 
 def _hops(deployment: DeploymentSpec, rank: Rank, links: Links, max_tokens: int) -> tuple[Floats, Floats | float]:
