@@ -13,6 +13,9 @@ from windtunnel.units import format_seconds
 _LATENCY = {"ttft": ("p50", "p99"), "tpot": ("p50", "p99"), "e2e": ("p50", "p99")}
 """Statistics that are always shown; those of the targets are added."""
 
+UNSURE = {"holds": "may miss", "missed": "may hold"}
+"""Verdicts whose interval reaches beyond the target: the figure itself holds and misses, respectively."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -67,7 +70,10 @@ def _between(fact: Fact, ends: list[Fact]) -> Fact:
     if math.isnan(fact.amount) or len(known) < 3:
         return fact
     low, high = min(known, key=lambda one: one.amount), max(known, key=lambda one: one.amount)
-    return replace(fact, interval=f"{low.value} to {high.value}")
+    verdict = fact.verdict
+    if any(one.verdict != verdict for one in ends):
+        verdict = UNSURE[verdict]
+    return replace(fact, interval=f"{low.value} to {high.value}", verdict=verdict)
 
 
 def _facts(metrics: Metrics, slo: SloSpec) -> list[Fact]:
