@@ -14,6 +14,7 @@ from windtunnel.cost.network import (
     all_reduce_seconds,
     all_to_all_seconds,
     domain_of,
+    network_constants,
     network_of,
     reduce_scatter_seconds,
     send_seconds,
@@ -62,7 +63,10 @@ def test_all_to_all_meets_its_bound() -> None:
     inside = 7 / 8 * BIG / NET.inside_bytes_per_s
     assert inside <= float(all_to_all_seconds(BIG, Group(8), NET)) <= 1.01 * inside
     across = 56 / 64 * BIG / NET.between_bytes_per_s
-    assert across <= float(all_to_all_seconds(BIG, Group(64), NET)) <= 1.01 * across
+    assert across <= float(all_to_all_seconds(BIG, Group(64), NET, fused=True)) <= 1.01 * across
+    share = network_constants().all_to_all_share
+    plain = float(all_to_all_seconds(BIG, Group(64), NET))
+    assert across / share <= plain <= 1.01 * across / share
 
 
 def test_dedupe_saves_only_between_nodes() -> None:

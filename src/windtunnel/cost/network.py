@@ -50,6 +50,11 @@ class NetworkConstants(Spec):
     protocols: dict[str, Protocol]
     tree_bandwidth_share: float = Field(gt=0, le=1, description="rate of a tree over a ring's")
     peer_s: Seconds = Field(ge=0, description="added per peer of an all-to-all")
+    all_to_all_share: float = Field(
+        gt=0,
+        le=1,
+        description="rate between nodes of an all-to-all made of sends and receives, over a ring's",
+    )
     in_network: dict[str, float] = Field(description="fabrics whose switches reduce: share of the link rate")
     sources: tuple[Source, ...] = ()
 
@@ -182,7 +187,12 @@ def all_reduce_seconds(message_bytes: npt.ArrayLike, group: Group, network: Netw
 
 
 def all_to_all_seconds(
-    message_bytes: npt.ArrayLike, group: Group, network: Network, dedupe: npt.ArrayLike = 1.0
+    message_bytes: npt.ArrayLike,
+    group: Group,
+    network: Network,
+    dedupe: npt.ArrayLike = 1.0,
+    *,
+    fused: bool = False,
 ) -> Floats:
     """Seconds of an all-to-all in which each rank sends message_bytes in all, evenly to its peers.
 
@@ -192,12 +202,14 @@ def all_to_all_seconds(
         network: what joins them.
         dedupe: share of the bytes between nodes that is left when a token goes to a node once,
             whatever the number of its experts there.
+        fused: a dispatch kernel of its own, which keeps the network cards full; else the library's.
     """
     size = np.asarray(message_bytes, dtype=np.float64)
     n, here = np.asarray(group.size, dtype=np.float64), network.per_node(group)
     simple = network_constants().protocols["simple"]
     inside = (here - 1.0) / n * size / network.inside_rate(group)
-    between = (n - here) / n * size * np.asarray(dedupe) / _between(network)
+    share = 1.0 if fused else network_constants().all_to_all_share
+    between = (n - here) / n * size * np.asarray(dedupe) / (share * _between(network))
     latency = simple.base_s + (n - 1.0) * network_constants().peer_s
     latency = latency + np.where(n > here, network.between_latency_s + simple.between_step_s, 0.0)
     return np.where((n > 1) & (size > 0), latency + np.maximum(inside, between), 0.0)

@@ -42,6 +42,9 @@ class EngineHabits(Spec):
     """What a training engine costs and does."""
 
     launch_s: Seconds = Field(ge=0, description="host time to launch a kernel")
+    expert_launch_s: Seconds = Field(
+        0.0, ge=0, description="host time beside the launch, per expert of a grouped product in a narrow format"
+    )
     step_s: Seconds = Field(ge=0, description="host time per step that nothing hides: data, logging, clipping")
     bucket_values: float = Field(gt=0, description="values gathered or reduced in one collective")
     owner_broadcasts: bool = Field(
@@ -68,6 +71,7 @@ class TrainingConstants(Spec):
     flash: dict[str, dict[int, FlashRate]] = Field(description="older generations of FlashAttention, by family")
     attention_backward_rate: float = Field(gt=0, le=1, description="rate of attention's gradient over its forward's")
     attention_fp8_rate: float = Field(gt=0, description="rate of 8-bit attention over 16-bit")
+    attention_sink_rate: float = Field(gt=0, le=1, description="rate of attention with sinks outside newest kernels")
     collective_processors: float = Field(ge=0, description="processors that a running collective takes")
     engines: dict[str, EngineHabits]
     sources: tuple[Source, ...] = ()
@@ -143,6 +147,7 @@ class PhaseSeconds:
         compute: the compute stream alone.
         tensor, context, expert: what collectives of each axis add to it.
         kernels: kernels launched.
+        experts: products whose operands the host converts expert by expert.
         flops: operations of the matrix units.
         moved_bytes: device memory read and written.
         sent_bytes: bytes sent to other ranks.
@@ -153,6 +158,7 @@ class PhaseSeconds:
     context: Number = 0.0
     expert: Number = 0.0
     kernels: Number = 0.0
+    experts: Number = 0.0
     flops: Number = 0.0
     moved_bytes: Number = 0.0
     sent_bytes: Number = 0.0
@@ -213,6 +219,7 @@ def attention_seconds(one: Attention, device: Device) -> Number:
     constants = training_constants()
     rate = constants.attention_fp8_rate if one.dtype == "fp8" else 1.0
     rate *= flash_rate(device, one.version, backward=one.backward)
+    rate *= constants.attention_sink_rate if one.slow_sinks else 1.0
     if not one.flash:
         gemm = device.constants.gemm_of("bf16").compute_efficiency * device.peak_flops_per_s("bf16")
         scores = elementwise_seconds(one.moved_bytes, device, 6 if one.backward else 3)
@@ -233,7 +240,7 @@ def collective_seconds(one: GroupCollective, cluster: Cluster) -> Floats:
     """Seconds of a layer's collective when nothing runs beside it."""
     group = cluster.group(one.axis, one.ranks)
     if one.kind == "all_to_all":
-        return all_to_all_seconds(one.message_bytes, group, cluster.network, one.dedupe)
+        return all_to_all_seconds(one.message_bytes, group, cluster.network, one.dedupe, fused=one.fused)
     price = {"all_reduce": all_reduce_seconds, "all_gather": all_gather_seconds}.get(one.kind, reduce_scatter_seconds)
     return price(one.message_bytes, group, cluster.network)
 
@@ -257,7 +264,7 @@ def ring_seconds(compute: Number, sent: Number, ranks: Number) -> Number:
 
 
 def _phase(phase: Phase, seconds: dict[int, Number], cluster: Cluster) -> PhaseSeconds:
-    total = PhaseSeconds()
+    total = PhaseSeconds(experts=phase.by_expert)
     for one in phase.compute:
         total.compute = total.compute + seconds[id(one)]
         total.kernels = total.kernels + launches(one)

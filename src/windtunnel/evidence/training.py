@@ -51,8 +51,10 @@ def _figure(metric: str, step: StepTime, count: FlopCount) -> float:
 def counted_flops(job: TrainingJob, count: FlopCount) -> float:
     """FLOPs of a token as a source counts them.
 
-    causal: 6 N and causal attention. square: the whole square of attention. square_recomputed: the same with
-    the layers' forward pass counted twice, as Megatron's formula does under full recomputation.
+    causal: 6 N and causal attention. causal_ungated: the same with two matrices an MLP and without windows,
+    as Megatron-Bridge counted activations other than SiLU before release 26.06. square: the whole square of
+    attention. square_recomputed: the same with the layers' forward pass counted twice, as Megatron's formula does
+    under full recomputation.
     all_parameters_square: 6 times all parameters, embedding included. sc21: Narayanan et al. 2021, eq. 3,
     recomputation included.
     """
@@ -61,7 +63,10 @@ def counted_flops(job: TrainingJob, count: FlopCount) -> float:
         h = float(m.hidden)
         return 96.0 * m.layers * h * h * (1 + s / (6 * h) + m.vocab / (16 * m.layers * h))
     if count == "causal":
-        return training_flops_per_token(m, s)
+        return training_flops_per_token(m, s, mtp_layers=job.plan.mtp_layers)
+    if count == "causal_ungated":
+        even = m.model_copy(update={"gated_mlp": False, "window_layers": 0})
+        return training_flops_per_token(even, s)
     if count == "all_parameters_square":
         return 6.0 * m.parameters() + 12.0 * m.layers * m.hidden * s
     if count == "square_recomputed" and job.plan.recompute == "full":

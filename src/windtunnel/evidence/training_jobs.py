@@ -18,8 +18,44 @@ from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.training import TrainingEngine, TrainingJob, TrainingPlan
 from windtunnel.specs.training_check import training_job
 
-FlopCount = Literal["causal", "square", "square_recomputed", "all_parameters_square", "sc21"]
+FlopCount = Literal["causal", "causal_ungated", "square", "square_recomputed", "all_parameters_square", "sc21"]
 """How a source counts the FLOPs of a token for its TFLOP/s and MFU figures (`training_figures_of`)."""
+
+
+class Variant(Spec):
+    """What a source does for some of its rows; an empty list means any.
+
+    Attributes:
+        models, gpus, formats: as the rows call them.
+        releases: beginnings of the release that the row's source names in square brackets.
+        notes: text that the row's notes contain.
+        layout: columns and the whole numbers that they hold, such as `ep: 8`.
+        flops: how these rows count FLOPs; empty as the recipe.
+        plan: fields of the plan, over the recipe's and earlier variants'.
+        why: where the settings come from.
+    """
+
+    models: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    releases: tuple[str, ...] = ()
+    notes: str = ""
+    layout: dict[str, int] = {}
+    flops: FlopCount | None = None
+    plan: dict[str, Any] = {}
+    why: str
+
+    def holds(self, row: Row) -> bool:
+        """Whether a row is one of these."""
+        release = row.text("source").rpartition("[")[2]
+        return (
+            (not self.models or row.text("model") in self.models)
+            and (not self.gpus or row.text("gpu") in self.gpus)
+            and (not self.formats or row.text("dtype").lower() in self.formats)
+            and (not self.releases or release.startswith(self.releases))
+            and self.notes in row.text("notes")
+            and all(row.count(column, 1) == number for column, number in self.layout.items())
+        )
 
 
 class Recipe(Spec):
@@ -31,6 +67,7 @@ class Recipe(Spec):
         flops: how the source counts FLOPs.
         plan: fields of the plan; `tp` stands for "where tensor parallel", `dense` for "where there are no experts".
         node: the server, where it is not the accelerator's usual one, with the fields that differ.
+        variants: what holds for some of the rows only; later ones over earlier ones.
         why: where the settings come from.
     """
 
@@ -39,7 +76,17 @@ class Recipe(Spec):
     flops: FlopCount = "causal"
     plan: dict[str, Any] = {}
     node: dict[str, Any] = {}
+    variants: tuple[Variant, ...] = ()
     why: str
+
+    def of(self, row: Row) -> Recipe:
+        """The recipe of one row: its variants put into it."""
+        held = [one for one in self.variants if one.holds(row)]
+        if not held:
+            return self
+        plan = self.plan | {name: value for one in held for name, value in one.plan.items()}
+        flops = next((one.flops for one in reversed(held) if one.flops), self.flops)
+        return self.model_copy(update={"plan": plan, "flops": flops})
 
 
 class TrainingNames(Spec):
@@ -60,9 +107,9 @@ def dictionary() -> TrainingNames:
 
 
 def recipe_of(row: Row) -> Recipe | None:
-    """The recipe of a row's source."""
+    """The recipe of a row's source, as it holds for this row."""
     source = row.text("source")
-    return next((one for one in dictionary().recipes if one.source in source), None)
+    return next((one.of(row) for one in dictionary().recipes if one.source in source), None)
 
 
 def job_of(row: Row) -> TrainingJob:
@@ -173,6 +220,9 @@ def _sharding(row: Row, fields: dict[str, Any]) -> dict[str, Any]:
     text = row.text("zero_stage")
     group = re.search(r"zero1=(-?\d+)", text)
     found: dict[str, Any] = {}
+    sharded = re.match(r"FSDP (\d+)", text)
+    if sharded is not None:
+        found |= {"zero_stage": 3, "zero_group": int(sharded.group(1))}
     if text[:1].isdigit() and "zero_stage" not in fields:
         found["zero_stage"] = int(text[0])
     if group is not None:

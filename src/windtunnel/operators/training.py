@@ -47,6 +47,7 @@ class Attention(Operator):
         flash: scores stay on the chip; otherwise they are written and read.
         dtype: arithmetic of the products.
         version: generation of FlashAttention, 0 for the device's newest.
+        slow_sinks: attention sinks outside the device's newest kernel.
     """
 
     tokens: Number
@@ -60,6 +61,7 @@ class Attention(Operator):
     flash: bool = True
     dtype: Dtype = "bf16"
     version: int = 0
+    slow_sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +73,13 @@ class GroupCollective(Collective):
         ranks: its size, which may be an array.
         dedupe: for all-to-all between experts: copies of a token sent to a node, over those sent to
             ranks (1 when every expert's copy travels on its own).
+        fused: whether an all-to-all is a dispatch kernel of its own.
     """
 
     axis: Axis
     ranks: Number
     dedupe: Number = 1.0
+    fused: bool = False
 
 
 @dataclass(slots=True)
@@ -87,12 +91,14 @@ class Phase:
         exposed: collectives that the compute stream waits for.
         behind: collectives that run while an operator of `compute` runs: (collective, its operator).
         pieced: collectives cut into pieces and pipelined with their product: (collective, operator).
+        by_expert: products whose operands the host converts to a narrow format expert by expert.
     """
 
     compute: list[Operator] = field(default_factory=list)
     exposed: list[GroupCollective] = field(default_factory=list)
     behind: list[tuple[GroupCollective, Operator]] = field(default_factory=list)
     pieced: list[tuple[GroupCollective, Operator]] = field(default_factory=list)
+    by_expert: Number = 0.0
 
     def __add__(self, other: Phase) -> Phase:
         return Phase(
@@ -100,6 +106,7 @@ class Phase:
             self.exposed + other.exposed,
             self.behind + other.behind,
             self.pieced + other.pieced,
+            self.by_expert + other.by_expert,
         )
 
     @property
@@ -206,6 +213,7 @@ def attention(
     flash: bool,
     dtype: Dtype = "bf16",
     version: int = 0,
+    slow_sinks: bool = False,
     passes: float | None = None,
 ) -> Attention:
     """Attention with its exact work: 2 * heads * (head_dim + v_head_dim) FLOPs per pair, forward.
@@ -238,4 +246,5 @@ def attention(
         flash=flash,
         dtype=dtype,
         version=version,
+        slow_sinks=slow_sinks,
     )

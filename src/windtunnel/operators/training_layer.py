@@ -1,4 +1,4 @@
-"""A transformer layer, embedding and head of a training microbatch, forward and backward.
+"""A transformer layer of a training microbatch, forward and backward.
 
 Sources of what is sent: tensor and sequence parallelism arXiv:1909.08053 and arXiv:2205.05198; ring
 attention arXiv:2310.01889 with early and late pieces of the sequence on each rank; Ulysses
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from windtunnel.operators.collective import Kind
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
 from windtunnel.operators.training import (
@@ -45,6 +44,7 @@ class Microbatch:
         plan: supplies flags and number formats (its degrees are not read here).
         async_backward: collectives of input gradients run behind the weight gradient.
         dedupe: see `GroupCollective.dedupe`.
+        sent_share: copies of a token that are sent, over its experts (1 when every copy travels).
     """
 
     sequences: Number
@@ -56,6 +56,7 @@ class Microbatch:
     plan: TrainingPlan
     async_backward: bool = True
     dedupe: Number = 1.0
+    sent_share: Number = 1.0
 
     @property
     def tokens(self) -> Number:
@@ -208,10 +209,10 @@ def column_linear(
         again = group_collective(f"gather again for {name}", "all_gather", message, "tensor", m.tp)
         scatter = group_collective(f"scatter from {name}, gradient", "reduce_scatter", message, "tensor", m.tp)
         if weight is not None:
-            _behind(rec.phases.input_gradient, again, back, m.async_backward)
+            behind(rec.phases.input_gradient, again, back, m.async_backward)
     else:
         scatter = group_collective(f"reduce from {name}, gradient", "all_reduce", message, "tensor", m.tp)
-    _behind(host, scatter, weight, m.async_backward)
+    behind(host, scatter, weight, m.async_backward)
 
 
 def row_linear(rec: Recorder, module: str, name: str, n: int, k: Number, *, sends: bool = True) -> None:
@@ -247,7 +248,8 @@ def _beside(rec: Recorder, module: str, sent: GroupCollective, product: Operator
         rec.phases.recompute.pieced.append((sent, product))
 
 
-def _behind(phase: Phase, sent: GroupCollective, product: Operator | None, hidden: bool) -> None:
+def behind(phase: Phase, sent: GroupCollective, product: Operator | None, hidden: bool) -> None:
+    """A collective behind a product of its phase, or waited for."""
     if hidden and product is not None:
         phase.behind.append((sent, product))
     else:
@@ -293,9 +295,11 @@ def _grouped_query(rec: Recorder, model: ModelSpec) -> None:
         each = (passes * rotated, passes * rotated)
         rec.stream("rotary", "rotary embedding", m.tokens, each, each)
     # Unfused attention computes the whole square and masks it, windows included.
-    windowed = model.window_layers / model.layers if m.plan.flash_attention else 0.0
+    slow_sinks = model.attention_sinks and not m.plan.fused_sinks
+    skips = m.plan.flash_attention and not slow_sinks
+    windowed = model.window_layers / model.layers if skips else 0.0
     pairs = (1.0 - windowed) * _pairs(m) + windowed * _pairs(m, model.window_tokens)
-    scores(rec, pairs, q_heads, kv_heads, dim, dim)
+    scores(rec, pairs, q_heads, kv_heads, dim, dim, slow_sinks=slow_sinks)
     rec.cast(m.tokens, q_heads * dim, forward=True)
     rec.cast(m.tokens, width, forward=False)
     rec.cast(m.tokens, h, forward=False)
@@ -317,7 +321,9 @@ def _pairs(m: Microbatch, window_tokens: int = 0) -> Number:
     return m.sequences * pairs / m.cp * (1.0 if even else 2.0 - 1.0 / m.cp)
 
 
-def scores(rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim: int, v_dim: int) -> None:
+def scores(
+    rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim: int, v_dim: int, *, slow_sinks: bool = False
+) -> None:
     """Attention itself, with the context-parallel exchange of keys and values or of heads."""
     m, plan = rec.micro, rec.micro.plan
     ulysses = plan.context_method == "ulysses"
@@ -338,6 +344,7 @@ def scores(rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim:
             flash=plan.flash_attention,
             dtype=dtype,
             version=plan.flash_version,
+            slow_sinks=slow_sinks,
             passes=score_passes(backward=backward, fused=plan.fused_kernels, dropout=plan.dropout),
         )
         for backward in (False, True)
@@ -394,39 +401,3 @@ def _adapters(rec: Recorder, model: ModelSpec) -> None:
         for _ in range(2):
             rec.product("lora", linear("adapter down", m.tokens, r, near, "bf16"))
             rec.product("lora", linear("adapter up", m.tokens, far / m.tp, r, "bf16"))
-
-
-def embedding_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
-    """Lookup forward; backward, gradients are added into the table's rows."""
-    rec = Recorder(micro)
-    h = model.hidden
-    rec.stream("embedding", "embedding", micro.tokens, (h, h), (h, 2 * h))
-    message = micro.tokens * h * ACTIVATION_BYTES
-    kind: Kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
-    rec.send("embedding", group_collective("embedding", kind, message, "tensor", micro.tp), None)
-    return LayerPhases(rec.phases.forward, rec.phases.input_gradient, rec.phases.weight_gradient, Phase())
-
-
-def head_phases(model: ModelSpec, micro: Microbatch) -> LayerPhases:
-    """Final norm, LM head over all positions and the loss, sharded over the vocabulary.
-
-    The loss reads 16-bit logits and writes their gradient in place when fused; else logits are widened
-    to fp32, their exponentials written and read, and the gradient narrowed again.
-    """
-    rec = Recorder(micro)
-    norm(rec, model)
-    columns = model.vocab / micro.tp
-    plain = "bf16" if micro.dtype not in ("fp32", "tf32", "fp16") else micro.dtype
-    product = linear("lm head", micro.tokens, columns, model.hidden, plain)
-    _, weight = rec.product("head", product, trains=not micro.plan.lora_rank)
-    message = micro.tokens * model.hidden * ACTIVATION_BYTES
-    kind: Kind = "reduce_scatter" if micro.plan.sequence_parallel else "all_reduce"
-    if micro.plan.sequence_parallel:
-        rec.send("head", group_collective("gather for lm head", "all_gather", message, "tensor", micro.tp), None)
-    sent = group_collective("lm head, gradient", kind, message, "tensor", micro.tp)
-    _behind(rec.phases.weight_gradient, sent, weight, micro.async_backward)
-    if micro.plan.fused_kernels:
-        rec.stream("head", "loss", micro.tokens, (2 * columns, columns), (columns, columns))
-    else:
-        rec.stream("head", "loss", micro.tokens, (5 * columns, 4 * columns), (5 * columns, 3 * columns))
-    return LayerPhases(rec.phases.forward, rec.phases.input_gradient, rec.phases.weight_gradient, Phase())

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number
 from windtunnel.operators.training import group_collective, linear
 from windtunnel.operators.training_layer import Recorder, activation, dense_mlp
+from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.model import ModelSpec
 
 ROUTING_KERNELS = 24
@@ -36,14 +39,17 @@ def routed_mlp(rec: Recorder, model: ModelSpec) -> None:
     if moe.shared_ffn:
         dense_mlp(rec, model, moe.shared_ffn, "moe")
     copies = own * top
-    permute(rec, "dispatch copies", own, h, top)
-    exchange(rec, copies * h * ACTIVATION_BYTES)
+    # A fused dispatch reads each token where it is and adds up its copies as they come back.
+    if not m.plan.moe_fused_dispatch:
+        permute(rec, "dispatch copies", own, h, top)
+    exchange(rec, copies * m.sent_share * h * ACTIVATION_BYTES)
     rows = copies * m.etp * m.plan.moe_imbalance
     # What arrives is in the order of ranks: it is sorted by the rank's own experts, and back afterwards.
     rec.stream("moe", "sort by expert", rows, (h, h), (h, h), 2)
     grouped_products(rec, model, rows)
     rec.stream("moe", "sort back", rows, (h, h), (h, h), 2)
-    permute(rec, "combine copies", own, h, top)
+    if not m.plan.moe_fused_dispatch:
+        permute(rec, "combine copies", own, h, top)
 
 
 def permute(rec: Recorder, name: str, own: Number, hidden: int, top: int) -> None:
@@ -62,7 +68,7 @@ def exchange(rec: Recorder, sent_bytes: Number) -> None:
     m = rec.micro
     for name in ("dispatch", "combine"):
         sent = group_collective(name, "all_to_all", sent_bytes * m.plan.moe_imbalance, "expert", m.ep)
-        sent = replace(sent, dedupe=m.dedupe)
+        sent = replace(sent, dedupe=m.dedupe, fused=m.plan.moe_fused_dispatch)
         if m.plan.moe_overlap:
             rec.phases.forward.behind.append((sent, rec.phases.forward.compute[-1]))
             rec.phases.input_gradient.behind.append((sent, rec.phases.input_gradient.compute[-1]))
@@ -87,7 +93,53 @@ def grouped_products(rec: Recorder, model: ModelSpec, rows: Number) -> None:
     trains = not m.plan.lora_rank
     each = rows / held
     rec.cast(rows, model.hidden, forward=True)
+    fused = m.plan.moe_fused_experts
+    narrow = DTYPE_BYTES[m.dtype] < ACTIVATION_BYTES
+    if narrow and not m.plan.moe_fused_dispatch:
+        # Rows of every expert are filled up to the format's blocks, and cut back afterwards.
+        rec.stream(
+            "moe", "padding", rows, (2 * model.hidden, 2 * model.hidden), (2 * model.hidden, 2 * model.hidden), 2
+        )
+    if narrow and not fused:
+        convert_by_expert(rec, held)
     rec.product("moe", linear("experts up", each, gate * width, model.hidden, m.dtype, groups=held), trains=trains)
-    activation(rec, rows, width, gated=model.gated_mlp)
+    if not fused:
+        if moe.expert_clamp:
+            clamp(rec, rows, gate * width)
+        activation(rec, rows, width, gated=model.gated_mlp)
+        rec.cast(rows, width, forward=True)
+        rec.cast(rows, gate * width, forward=False)
     rec.cast(rows, model.hidden, forward=False)
     rec.product("moe", linear("experts down", each, model.hidden, width, m.dtype, groups=held), trains=trains)
+    if moe.expert_bias and not fused:
+        scaled_bias(rec, rows, model.hidden, held)
+
+
+def convert_by_expert(rec: Recorder, held: Number) -> None:
+    """The host converts the operands of up and down products expert by expert: forward, and for both gradients."""
+    phases = rec.phases
+    for phase in (phases.forward, phases.input_gradient, phases.weight_gradient):
+        phase.by_expert = phase.by_expert + 2.0 * held
+    if rec.again("moe"):
+        phases.recompute.by_expert = phases.recompute.by_expert + 2.0 * held
+
+
+def clamp(rec: Recorder, rows: Number, width: Number) -> None:
+    """Both halves of a gated activation's input clamped and joined again, as separate framework calls.
+
+    Forward the halves are clamped (read, written) and joined (read, written); backward the gradient is masked
+    by what was clamped (two read, one written) and the halves' gradients joined (read, written).
+    """
+    rec.stream("activation", "clamp", rows, (2 * width, 2 * width), (3 * width, 2 * width), 3)
+
+
+def scaled_bias(rec: Recorder, rows: Number, width: int, experts: Number) -> None:
+    """Each expert's output bias, times the routing weight in fp32, added expert by expert and joined.
+
+    Megatron Core, transformer/moe/experts.py, `_apply_bias`. In 16-bit values per row, fp32 counting twice:
+    forward the product is written (2), added (3 read, 2 written), joined (2, 2) and narrowed (2, 1);
+    backward the gradient is widened (1, 2), narrowed and joined for the output (3, 2), and multiplied and
+    summed for the bias and for the routing weight (4 read, 2 written each).
+    """
+    held = int(max(float(np.max(np.asarray(experts))), 1.0))
+    rec.stream("moe", "scaled bias", rows, (7 * width, 7 * width), (12 * width, 8 * width), 2 * held + 2)

@@ -69,6 +69,7 @@ class MixtureOfExperts(Spec):
     dense_layers: int = Field(0, ge=0, description="layers that keep a dense MLP of width `ffn`")
     router_bias: bool = False
     expert_bias: bool = False
+    expert_clamp: bool = Field(False, description="inputs of the experts' activation are clamped (gpt-oss)")
 
 
 class ModelSpec(Spec):

@@ -99,6 +99,9 @@ class TrainingPlan(Spec):
     offload_overlap: bool = Field(False, description="offloaded updates run behind the backward pass, not after it")
     flash_attention: bool = Field(True, description="scores are never written to memory")
     flash_version: Literal[0, 1, 2, 3] = Field(0, description="generation of FlashAttention; 0: the device's newest")
+    fused_sinks: bool = Field(
+        True, description="attention sinks in the device's newest kernel; off: slower, and windows are not skipped"
+    )
     dropout: bool = Field(False, description="dropout on embedding, attention and residuals, whose masks are kept")
     layerwise_update: bool = Field(False, description="each layer's weights updated and its gradients freed at once")
     fused_kernels: bool = Field(True, description="norms, activations, rotary embedding and loss as fused kernels")
@@ -108,8 +111,18 @@ class TrainingPlan(Spec):
     tp_overlap: bool = Field(False, description="TP collectives split and overlapped with their products")
     moe_overlap: bool = Field(False, description="expert all-to-all overlapped with another microbatch's compute")
     moe_dedupe: bool = Field(False, description="a token goes to a node once, however many of its experts are there")
+    moe_fused_dispatch: bool = Field(
+        False,
+        description="tokens leave once per rank and node and are laid out by expert as they arrive (DeepEP, HybridEP)",
+    )
+    moe_fused_experts: bool = Field(
+        False, description="activation, bias and narrow copies of the experts inside their grouped products"
+    )
     moe_imbalance: float = Field(1.0, ge=1, description="load of the busiest expert-parallel rank over the mean")
     cuda_graphs: bool = Field(False, description="kernels launched as captured graphs")
+    mtp_layers: int = Field(
+        0, ge=0, description="layers that predict tokens further ahead, each with the head (DeepSeek-V3, section 2.2)"
+    )
     lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters; 0: all weights train")
     lora_base_dtype: TrainingDtype | Literal["nf4", "int8"] = Field("bf16", description="frozen weights under LoRA")
 
@@ -219,15 +232,25 @@ def chunk_layers(layers: int, plan: TrainingPlan) -> tuple[tuple[int, ...], ...]
 
     Even shares where they divide. Otherwise embedding and head count as a layer each when that
     divides (Llama 3's 126 layers over 16 ranks, arXiv:2407.21783 section 3.3.2), then the head
-    alone, and else the ends of the pipeline hold one layer less than its middle.
+    alone, and else the ends of the pipeline hold one layer less than its middle. Layers that predict
+    further ahead count as one each and make room at the end (DeepSeek-V3's layout in Megatron-Bridge).
 
     >>> chunk_layers(6, TrainingPlan(pipeline_parallel=4))
     ((1,), (2,), (2,), (1,))
+    >>> chunk_layers(61, TrainingPlan(pipeline_parallel=16, mtp_layers=1))[-1]
+    (1,)
     """
     ranks, chunks = plan.pipeline_parallel, plan.virtual_stages
     if plan.stage_layers:
         return tuple(_dealt(held, chunks) for held in plan.stage_layers)
     total = ranks * chunks
+    ends = plan.mtp_layers + 2
+    if plan.mtp_layers and total > 1 and (layers + ends) % total == 0:
+        each = (layers + ends) // total
+        held = [each] * total
+        held[-1] -= min(ends, each)
+        held[0] -= ends - min(ends, each)
+        return tuple(tuple(held[chunk * ranks + rank] for chunk in range(chunks)) for rank in range(ranks))
     each, extra = divmod(layers, total)
     held = [each] * total
     if extra:

@@ -44,6 +44,24 @@ def attention_flops_per_token(model: ModelSpec, seq_len: int, *, causal: bool = 
     return 2.0 * model.heads * dims * (full * pairs + model.window_layers * windowed) / seq_len
 
 
-def training_flops_per_token(model: ModelSpec, seq_len: int, *, causal: bool = True) -> float:
-    """6 N and three times the forward work of attention (backward is twice forward)."""
-    return 6.0 * matmul_parameters(model) + 3.0 * attention_flops_per_token(model, seq_len, causal=causal)
+def training_flops_per_token(model: ModelSpec, seq_len: int, *, causal: bool = True, mtp_layers: int = 0) -> float:
+    """6 N and three times the forward work of attention (backward is twice forward).
+
+    Args:
+        model: the model.
+        seq_len: tokens per sequence.
+        causal: count the pairs of attention that are computed; otherwise the whole square.
+        mtp_layers: layers that predict further ahead, each with its joining product and the head.
+    """
+    once = 6.0 * matmul_parameters(model) + 3.0 * attention_flops_per_token(model, seq_len, causal=causal)
+    return once + mtp_layers * _ahead_flops(model, seq_len, causal=causal)
+
+
+def _ahead_flops(model: ModelSpec, seq_len: int, *, causal: bool) -> float:
+    """Work per token of a multi-token-prediction layer: one layer of the last kind, 2 h^2 and the head."""
+    deeper = model.model_copy(update={"layers": model.layers + 1})
+    layer = matmul_parameters(deeper) - matmul_parameters(model)
+    scores = attention_flops_per_token(deeper, seq_len, causal=causal)
+    scores -= attention_flops_per_token(model, seq_len, causal=causal)
+    head = model.vocab * (model.embedding_dim or model.hidden)
+    return 6.0 * (layer + 2 * model.hidden * model.hidden + head) + 3.0 * scores

@@ -17,7 +17,8 @@ from windtunnel.cost.training import (
 )
 from windtunnel.operators.operator import Number
 from windtunnel.operators.training import LayerPhases, Phase
-from windtunnel.operators.training_layer import Microbatch, embedding_phases, head_phases, layer_phases
+from windtunnel.operators.training_ends import ahead_phases, embedding_phases, head_phases
+from windtunnel.operators.training_layer import Microbatch, layer_phases
 from windtunnel.specs.training import TrainingJob, TrainingPlan
 
 
@@ -88,21 +89,29 @@ class Layouts:
             etp=self.etp,
             plan=self.plan,
             async_backward=self.engine.async_tensor_backward,
-            dedupe=self._dedupe(),
+            dedupe=self._node_share() / self._rank_share(),
+            sent_share=self._rank_share(),
         )
 
-    def _dedupe(self) -> Number:
-        """Copies of a token that leave for other nodes, over those without deduplication.
+    def _node_share(self) -> Number:
+        """Copies of a token that leave for other nodes, over its experts there, when a node is sent one copy."""
+        nodes = self.network().nodes(Group(self.ep, self.etp))
+        return self._once(nodes) if self.plan.moe_dedupe or self.plan.moe_fused_dispatch else 1.0
 
-        Of k experts drawn evenly over G nodes, k (G - 1) / G are elsewhere, on (G - 1) (1 - (1 - 1 / G)^k)
-        different nodes (expected).
+    def _rank_share(self) -> Number:
+        """Copies of a token that are sent, over its experts, when a rank is sent one copy."""
+        return self._once(self.ep) if self.plan.moe_fused_dispatch else 1.0
+
+    def _once(self, places: Number) -> Number:
+        """Different places among the experts of a token, over its experts.
+
+        Of k experts drawn evenly over G places, G (1 - (1 - 1 / G)^k) are expected to be different.
         """
         moe = self.job.model.moe
-        if moe is None or not self.plan.moe_dedupe:
+        if moe is None:
             return 1.0
-        nodes = self.network().nodes(Group(self.ep, self.etp))
-        top = float(moe.experts_per_token)
-        return np.where(nodes > 1, nodes / top * (1.0 - (1.0 - 1.0 / nodes) ** top), 1.0)
+        top, count = float(moe.experts_per_token), np.asarray(places, dtype=np.float64)
+        return np.where(count > 1, count / top * (1.0 - (1.0 - 1.0 / count) ** top), 1.0)
 
 
 def layouts_of(job: TrainingJob) -> Layouts:
@@ -161,12 +170,14 @@ def nothing() -> PartSeconds:
 
 @dataclass(slots=True)
 class ModelSeconds:
-    """Seconds of a microbatch's parts on one rank: a dense layer, a routed one, embedding and head."""
+    """Seconds of a microbatch's parts on one rank: a dense layer, a routed one, embedding, head,
+    and what stands before a layer that predicts further ahead."""
 
     dense: PartSeconds
     routed: PartSeconds
     embedding: PartSeconds
     head: PartSeconds
+    ahead: PartSeconds
 
 
 def model_seconds(layouts: Layouts) -> ModelSeconds:
@@ -177,18 +188,20 @@ def model_seconds(layouts: Layouts) -> ModelSeconds:
         layer_phases(model, micro, routed=True) if model.moe_layers else LayerPhases(),
         embedding_phases(model, micro),
         head_phases(model, micro),
+        ahead_phases(model, micro) if layouts.plan.mtp_layers else LayerPhases(),
     ]
     flat: list[Phase] = []
     for part in parts:
         flat += [part.forward, part.input_gradient, part.weight_gradient, part.recompute]
     priced = phase_seconds(flat, layouts.cluster())
     if not layouts.plan.cuda_graphs:
-        priced = [_launched(one, layouts.engine.launch_s) for one in priced]
+        priced = [_launched(one, layouts.engine) for one in priced]
     grouped = [PartSeconds(*priced[i : i + 4]) for i in range(0, len(priced), 4)]
     return ModelSeconds(*grouped)
 
 
-def _launched(one: PhaseSeconds, launch_s: float) -> PhaseSeconds:
-    """A phase takes at least as long as launching its kernels."""
-    one.compute = np.maximum(one.compute, one.kernels * launch_s)
+def _launched(one: PhaseSeconds, engine: EngineHabits) -> PhaseSeconds:
+    """A phase takes at least as long as the host takes to launch its kernels; what it waits for meanwhile counts."""
+    host = one.kernels * engine.launch_s + one.experts * engine.expert_launch_s
+    one.compute = np.maximum(one.compute, host - (one.tensor + one.context + one.expert))
     return one

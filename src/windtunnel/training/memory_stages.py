@@ -93,7 +93,7 @@ Chunk = tuple[int, int, int, int]
 
 
 def _chunks(model: ModelSpec, plan: TrainingPlan, rank: int, live: tuple[int, ...]) -> list[Chunk]:
-    held = _held(model.layers, plan.pipeline_parallel, plan.virtual_stages, plan.stage_layers)
+    held = _held(model.layers, plan.pipeline_parallel, plan.virtual_stages, plan.stage_layers, plan.mtp_layers)
     ranks = plan.pipeline_parallel
     order = [held[i % ranks][i // ranks] for i in range(ranks * plan.virtual_stages)]
     found = []
@@ -101,13 +101,21 @@ def _chunks(model: ModelSpec, plan: TrainingPlan, rank: int, live: tuple[int, ..
         index = chunk * ranks + rank
         before, here = sum(order[:index]), order[index]
         dense = max(0, min(model.dense_layers, before + here) - before)
-        found.append((index, dense, here - dense, alive))
+        sparse = here - dense
+        if index == len(order) - 1:  # layers that predict further ahead are of the last kind
+            dense += plan.mtp_layers * (model.moe_layers == 0)
+            sparse += plan.mtp_layers * (model.moe_layers > 0)
+        found.append((index, dense, sparse, alive))
     return found
 
 
 @lru_cache(maxsize=4096)
-def _held(layers: int, ranks: int, virtual: int, stage_layers: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    plan = TrainingPlan(pipeline_parallel=ranks, virtual_stages=virtual, stage_layers=stage_layers)
+def _held(
+    layers: int, ranks: int, virtual: int, stage_layers: tuple[int, ...], mtp_layers: int
+) -> tuple[tuple[int, ...], ...]:
+    plan = TrainingPlan(
+        pipeline_parallel=ranks, virtual_stages=virtual, stage_layers=stage_layers, mtp_layers=mtp_layers
+    )
     return chunk_layers(layers, plan)
 
 

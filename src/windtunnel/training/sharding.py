@@ -65,6 +65,13 @@ def layer_values(layouts: Layouts, *, routed: bool) -> Values:
     return Values(attention + shared, model.moe.experts * model.expert_parameters() / (layouts.ep * layouts.etp))
 
 
+def ahead_values(layouts: Layouts) -> Values:
+    """Weights of a layer that predicts further ahead: a layer of the last kind, two norms and the joining product."""
+    model = layouts.job.model
+    joined = Values(2.0 * model.hidden * model.hidden + 2.0 * model.hidden)
+    return layer_values(layouts, routed=model.moe_layers > 0) + joined
+
+
 def table_values(layouts: Layouts) -> Values:
     """Weights of the embedding table, or of the LM head, on a rank that holds it."""
     model: ModelSpec = layouts.job.model

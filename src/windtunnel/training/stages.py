@@ -14,6 +14,7 @@ from windtunnel.specs.training import TrainingJob, chunk_layers
 from windtunnel.training.layouts import Layouts, ModelSeconds, PartSeconds, nothing
 from windtunnel.training.sharding import (
     Values,
+    ahead_values,
     gather_seconds,
     layer_values,
     reduce_seconds,
@@ -80,6 +81,10 @@ def stage_work(layouts: Layouts, seconds: ModelSeconds, shape: StageShape) -> St
     if plan.recompute_layers:
         share = np.minimum(plan.recompute_layers / np.maximum(shape.layers * layouts.virtual, 1.0), 1.0)
         part.recompute = part.recompute * share
+    if plan.mtp_layers:
+        ahead = seconds.ahead + (seconds.routed if model.moe_layers else seconds.dense) + seconds.head
+        part = part + ahead * (plan.mtp_layers * shape.last)
+        values = values + ahead_values(layouts) * (plan.mtp_layers * shape.last)
     part = part + seconds.embedding * shape.first + seconds.head * shape.last
     values = values + table_values(layouts) * (shape.first + shape.last * (0.0 if model.tied_embeddings else 1.0))
     forward, backward = _sharded_waits(layouts, part, values, shape)

@@ -154,7 +154,7 @@ def price(job: TrainingJob, *, timeline: bool = False) -> StepTime:
         seconds=total,
         parts=parts,
         ranks=rows,
-        model_flops=training_flops_per_token(job.model, job.seq_len) * job.tokens,
+        model_flops=training_flops_per_token(job.model, job.seq_len, mtp_layers=plan.mtp_layers) * job.tokens,
         hardware_flops=hardware,
         joules=float(step_joules(layouts, done, total, total - parts["bubble"] - parts["host"])),
         timeline=played.runs,
