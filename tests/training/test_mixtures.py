@@ -95,3 +95,26 @@ def test_layers_that_look_ahead_make_room_at_the_end(ranks: int, chunks: int) ->
     assert held[-1][-1] == max(each - 3, 0)
     assert held[0][0] == each - max(3 - each, 0)
     assert set(sum(held[1:-1], ())) <= {each}
+
+
+def test_the_stash_copies_what_experts_keep() -> None:
+    plain, stashed = job(compute_dtype="fp8"), job(compute_dtype="fp8", moe_paged_stash=True)
+    ops = layer_phases(stashed.model, layouts_of(stashed).microbatch(), routed=True).forward.compute
+    found = next(op for op in ops if op.name == "stash")
+    rows, width = 2 * 4096 * 8, stashed.model.moe.expert_ffn  # type: ignore[union-attr]
+    kept = rows * (stashed.model.hidden + width + 2 * 2 * width)
+    assert float(np.asarray(found.moved_bytes)) == pytest.approx(2 * kept)
+    assert price(stashed).seconds > price(plain).seconds
+
+
+def test_the_host_converts_experts_one_by_one_in_narrow_formats() -> None:
+    """Six products an expert and layer, two of them forward; none in 16 bits, with fused experts or whole graphs."""
+    narrow = layer_phases(job().model, layouts_of(job(compute_dtype="fp8")).microbatch(), routed=True)
+    held = 128 / 8
+    assert float(np.asarray(narrow.forward.by_expert)) == 2 * held
+    total = narrow.forward.by_expert + narrow.input_gradient.by_expert + narrow.weight_gradient.by_expert
+    assert float(np.asarray(total)) == 6 * held
+    wide = layer_phases(job().model, layouts_of(job()).microbatch(), routed=True)
+    assert float(np.asarray(wide.forward.by_expert)) == 0
+    slow = price(job(compute_dtype="fp8", micro_batch=1)).seconds
+    assert price(job(compute_dtype="fp8", micro_batch=1, cuda_graphs=True)).seconds < slow

@@ -111,6 +111,8 @@ def grouped_products(rec: Recorder, model: ModelSpec, rows: Number) -> None:
         rec.cast(rows, gate * width, forward=False)
     rec.cast(rows, model.hidden, forward=False)
     rec.product("moe", linear("experts down", each, model.hidden, width, m.dtype, groups=held), trains=trains)
+    if m.plan.moe_paged_stash:
+        stash(rec, rows, model.hidden, gate * width, width)
     if moe.expert_bias and not fused:
         scaled_bias(rec, rows, model.hidden, held)
 
@@ -122,6 +124,17 @@ def convert_by_expert(rec: Recorder, held: Number) -> None:
         phase.by_expert = phase.by_expert + 2.0 * held
     if rec.again("moe"):
         phases.recompute.by_expert = phases.recompute.by_expert + 2.0 * held
+
+
+def stash(rec: Recorder, rows: Number, hidden: int, wide: Number, width: Number) -> None:
+    """Inputs of both products, in their own format, and the activation's 16-bit input: copied away and back.
+
+    Whole-step graphs give dropless experts buffers for the worst routing; what is kept is packed into pages
+    (Megatron Core, `moe_paged_stash`).
+    """
+    narrow = DTYPE_BYTES[rec.micro.dtype] / ACTIVATION_BYTES
+    kept = narrow * (hidden + width) + wide
+    rec.stream("moe", "stash", rows, (kept, kept), (kept, kept), 3)
 
 
 def clamp(rec: Recorder, rows: Number, width: Number) -> None:

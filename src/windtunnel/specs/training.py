@@ -118,6 +118,9 @@ class TrainingPlan(Spec):
     moe_fused_experts: bool = Field(
         False, description="activation, bias and narrow copies of the experts inside their grouped products"
     )
+    moe_paged_stash: bool = Field(
+        False, description="what experts keep for the backward pass is copied out of worst-case buffers and back"
+    )
     moe_imbalance: float = Field(1.0, ge=1, description="load of the busiest expert-parallel rank over the mean")
     cuda_graphs: bool = Field(False, description="kernels launched as captured graphs")
     mtp_layers: int = Field(
