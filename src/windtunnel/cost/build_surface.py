@@ -11,28 +11,27 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from windtunnel.cost.draft_surface import with_drafts
 from windtunnel.cost.energy import capped
 from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.overlap import with_overlap
-from windtunnel.cost.padding import padding
 from windtunnel.cost.price import Links, pricing_of
 from windtunnel.cost.rank_tables import (
     Rank,
     decode_tables,
+    executed_tables,
     mixed_tables,
     prefill_lines,
     rounded,
     sample_tables,
     tails,
     token_launches,
-    token_tables,
 )
 from windtunnel.cost.steps import stage_shares
 from windtunnel.cost.surface import StepSurface, context_grid
 from windtunnel.cost.uncertainty import engine_at
 from windtunnel.operators.expand import hop_operators
 from windtunnel.specs.deployment import DeploymentSpec
-from windtunnel.specs.engine import EngineSpec
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,11 +57,7 @@ def step_surface(
     plan = deployment.plan.model_copy(update={"pipeline_parallel": 1, "replicas": 1})
     rank = Rank(model, plan, device, links.tensor)
     max_tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
-    tokens_s, tokens_j = token_tables(rank, rounded(max_tokens))
-    if not engine.graphs:
-        tokens_s = np.maximum(tokens_s, token_launches(model, plan) * engine.launch_s)
-        tokens_s[0] = 0.0
-    tokens_s, tokens_j = _as_executed(tokens_s, tokens_j, engine)
+    tokens_s, tokens_j = executed_tables(rank, engine, max_tokens)
     sample_s, sample_j = sample_tables(rank, rounded(engine.max_num_seqs))
     decode_s, window_s, decode_j = decode_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     if spread:
@@ -92,17 +87,11 @@ def step_surface(
         decode_mixed_token_s=mixed_token_s,
         static_w=deployment.plan.accelerators_per_replica * deployment.accelerator.idle_w,
     )
-    return with_overlap(surface, engine)
-
-
-def _as_executed(seconds: Floats, joules: Floats, engine: EngineSpec) -> tuple[Floats, Floats]:
-    """The token tables with steps padded to captured sizes, and what the device does outside the model."""
-    if engine.capture_tokens:
-        executed = padding(len(seconds) - 1, engine)
-        seconds, joules = seconds[executed], joules[executed]
-    if engine.step_device_s:
-        seconds = seconds + np.where(np.arange(len(seconds)) > 0, engine.step_device_s, 0.0)
-    return seconds, joules
+    lengths = None
+    if at and engine.speculative is not None and engine.speculative.adaptive == "load":
+        drafting = step_surface(deployment, kernels, spread).drafting
+        lengths = drafting.lengths if drafting is not None else None
+    return with_overlap(with_drafts(surface, rank, deployment, kernels, at, lengths), engine)
 
 
 def _hops(deployment: DeploymentSpec, rank: Rank, links: Links, max_tokens: int) -> tuple[Floats, Floats | float]:

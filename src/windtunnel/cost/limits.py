@@ -2,8 +2,7 @@
 
 They hold whatever the distribution of lengths around the means, because they use only what a mean
 fixes (and Jensen's inequality for squares): peak rates, weights read once a step, the host's time per
-step. They hold for one token per request and step; speculation and other techniques that change
-that are outside them.
+step. A request gets one token per step, or with speculative decoding at best one more than it drafts.
 """
 
 from __future__ import annotations
@@ -70,7 +69,8 @@ def bounds(
     plan = deployment.plan
     window = deployment.model.window_tokens
     host = _host_s(deployment)
-    tpot = host + _step_s(deployment, decode_batch(1, 1, window))
+    spec = deployment.engine.speculative
+    tpot = (host + _step_s(deployment, decode_batch(1, 1, window))) / (1.0 + (spec.depth if spec is not None else 0))
     first = host + _step_s(deployment, prefill_batch([(0, 1)], window))
     outputs = max(mean_output_tokens, 1.0)
     rates = [1.0 / _request_compute_s(deployment, mean_prompt_tokens * (1.0 - cached_share), outputs)]

@@ -20,10 +20,12 @@ import math
 from dataclasses import dataclass
 
 from windtunnel.errors import InfeasibleError
+from windtunnel.operators.drafting import fusion_inputs, head_values
 from windtunnel.operators.linear_attention import STATE_BYTES
 from windtunnel.operators.operator import ACTIVATION_BYTES
 from windtunnel.operators.shard import Shard, matrix_dtypes, plain_dtype, shard, stage_layers
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.drafter import drafter_of
 from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
@@ -134,6 +136,9 @@ def memory_need(deployment: DeploymentSpec, request_tokens: float = 0.0) -> Memo
             counted; 0 counts them in full.
     """
     needs = [_stage_need(deployment, stage, request_tokens) for stage in range(deployment.plan.pipeline_parallel)]
+    drafter = drafter_of(deployment) if deployment.drafter_accelerators else None
+    if drafter is not None:  # on accelerators of its own, which hold the same requests
+        needs.append(_stage_need(drafter, 0, request_tokens))
     return min(needs, key=lambda need: (need.kv_blocks, need.kv_bytes))
 
 
@@ -153,9 +158,10 @@ def _stage_need(deployment: DeploymentSpec, stage: int, request_tokens: float) -
         mine = model.linear.layers * layers[stage] / model.layers
         state = requests * mine * model.linear.state_values / plan.tensor_parallel * STATE_BYTES
         rows.append(MemoryRow("states", state, f"linear attention of {requests:,} requests, 32-bit"))
-    rows = [row for row in rows if row.bytes]
+    draft_rows, draft_token_bytes = drafting_need(deployment, request_tokens)
+    rows = [row for row in (*rows, *draft_rows) if row.bytes]
     share = layers[stage] / model.layers
-    per_token = kv_bytes_per_token(model, plan, request_tokens) * share
+    per_token = kv_bytes_per_token(model, plan, request_tokens) * share + draft_token_bytes
     device_bytes = deployment.accelerator.memory_bytes
     taken = sum(row.bytes for row in rows)
     budget = engine.memory_utilization * device_bytes
@@ -172,6 +178,31 @@ def _stage_need(deployment: DeploymentSpec, stage: int, request_tokens: float) -
         kv_blocks=plan.attention_data_parallel * max(0, math.floor(left / (engine.block_size * per_token))),
         max_model_len=deployment.max_model_len,
     )
+
+
+def drafting_need(deployment: DeploymentSpec, request_tokens: float = 0.0) -> tuple[list[MemoryRow], float]:
+    """Weights of what drafts on the target's ranks, and the KV bytes per token that it adds to every block.
+
+    Layers on the target's hidden states share its embedding and head.
+    """
+    spec = deployment.engine.speculative
+    if spec is None or deployment.drafter_accelerators:
+        return [], 0.0
+    if spec.method == "medusa":
+        values, parts = head_values(deployment.model, shard(deployment.model, deployment.plan).vocab), spec.depth
+        size = parts * values * DTYPE_BYTES[plain_dtype(deployment.plan)]
+        return [MemoryRow("weights, drafter", size, f"{parts} heads, each a block and a projection")], 0.0
+    drafter = drafter_of(deployment)
+    if drafter is None:
+        return [], 0.0
+    model, plan = drafter.model, drafter.plan
+    own = spec.method == "draft-model"
+    size = sum(row.bytes for row in weight_rows(model, plan, 0, model.layers, own, own))
+    how = f"{model.name}, {model.layers} layers"
+    if not own:
+        size += model.hidden * fusion_inputs(model) * DTYPE_BYTES[plain_dtype(plan)]
+        how += " on the model's hidden states"
+    return [MemoryRow("weights, drafter", size, how)], kv_bytes_per_token(model, plan, request_tokens)
 
 
 def kv_bytes_per_token(model: ModelSpec, plan: PlanSpec, request_tokens: float = 0.0) -> float:

@@ -22,7 +22,7 @@ def deployment_usd_per_h(
         SpecError: no price is known for the accelerator.
     """
     price = price_usd_per_h(deployment.accelerator.name, overrides=overrides, provider=provider)
-    return price.usd_per_h * deployment.plan.accelerators
+    return price.usd_per_h * deployment.accelerators
 
 
 def usd_per_million_tokens(usd_per_h: float, tokens_per_s: float) -> float:

@@ -24,7 +24,11 @@ def with_overlap(surface: StepSurface, engine: EngineSpec) -> StepSurface:
     """
     if not engine.overlapped_request_s or len(surface.stage_share) > 1:
         return surface
-    requests = np.arange(len(surface.sample_s))
-    rest = surface.token_s[requests] + surface.sample_s
+    requests = np.arange(surface.max_requests + 1)
+    rows = requests
+    if surface.drafting is not None:
+        drafts = np.broadcast_to(surface.drafting.lengths.max(axis=1), len(requests))
+        rows = np.minimum(requests * (1 + drafts), len(surface.sample_s) - 1)
+    rest = surface.token_s[rows] + surface.sample_s[rows]
     least = np.maximum(engine.overlapped_request_s * requests - rest, 0.0)
     return replace(surface, decode_s=np.maximum(surface.decode_s, least[:, None]))

@@ -7,7 +7,7 @@ between the deployments that have those in common.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +19,7 @@ from windtunnel.cost.energy import Energy, capped, energy_of, joules_of
 from windtunnel.cost.gemm import gemm_table
 from windtunnel.cost.measured.kernels import key_of
 from windtunnel.cost.measured.tail import tail_per_token_s
-from windtunnel.cost.padding import padded_tokens
+from windtunnel.cost.padding import padded_tokens, padding
 from windtunnel.cost.price import Links, seconds_of
 from windtunnel.cost.steps import launches_of
 from windtunnel.cost.surface import context_grid
@@ -105,41 +105,67 @@ def token_launches(model: ModelSpec, plan: PlanSpec) -> float:
 @lru_cache(maxsize=512)
 def token_tables(rank: Rank, size: int) -> tuple[Floats, Floats]:
     """Seconds and replica joules of the parts that depend on tokens alone, for 0 to `size` tokens."""
-    return _tables(rank, token_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
+    return tables_of(rank, token_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
+
+
+def executed_tables(rank: Rank, engine: EngineSpec, size: int) -> tuple[Floats, Floats]:
+    """The token tables as the engine runs them, for 0 to at least `size` tokens.
+
+    Without captured graphs the host launches every kernel; with them steps are padded to captured sizes. What the
+    device does outside the model comes on top.
+    """
+    seconds, joules = token_tables(rank, rounded(size))
+    if not engine.graphs:
+        seconds = np.maximum(seconds, token_launches(rank.model, rank.plan) * engine.launch_s)
+        seconds[0] = 0.0
+    if engine.capture_tokens:
+        executed = padding(len(seconds) - 1, engine)
+        seconds, joules = seconds[executed], joules[executed]
+    if engine.step_device_s:
+        seconds = seconds + np.where(np.arange(len(seconds)) > 0, engine.step_device_s, 0.0)
+    return seconds, joules
 
 
 @lru_cache(maxsize=512)
 def sample_tables(rank: Rank, size: int) -> tuple[Floats, Floats]:
     """Seconds and replica joules of LM head and sampling, for 0 to `size` sequences."""
-    return _tables(rank, sample_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
+    return tables_of(rank, sample_operators(rank.model, rank.plan, np.arange(size + 1.0)), size)
 
 
-def _tables(rank: Rank, operators: list[Operator], size: int) -> tuple[Floats, Floats]:
+def tables_of(rank: Rank, operators: list[Operator], size: int) -> tuple[Floats, Floats]:
+    """Seconds and replica joules of operators over 0 to `size` rows."""
     seconds, joules = rank.table(operators, size), rank.joules(operators)
     seconds[0] = joules[0] = 0.0
     return _frozen(seconds), _frozen(rank.plan.ranks_per_stage * capped(joules, seconds, rank.energy))
 
 
-@lru_cache(maxsize=128)
-def decode_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Floats, Floats, Floats]:
-    """Decode attention over (requests, mean context), of full and windowed layers, and its joules' coefficients."""
+@lru_cache(maxsize=512)
+def decode_tables(rank: Rank, max_requests: int, max_context: int, queries: int = 1) -> tuple[Floats, Floats, Floats]:
+    """Decode attention over (requests, mean context), of full and windowed layers, and its joules' coefficients.
+
+    With `queries` tokens per request, a time that was measured for one grows as the model's does.
+    """
     model, plan = rank.model, rank.plan
     requests = np.arange(max_requests + 1.0)[:, None]
     mean = context_grid(max_context)[None, :]
     shape = (max_requests + 1, mean.shape[1])
 
-    def table(operators: list[Operator]) -> Floats:
-        found = np.array(np.broadcast_to(rank.seconds(operators), shape))
+    def table(operators: Callable[..., list[Operator]]) -> Floats:
+        found = np.array(np.broadcast_to(rank.seconds(operators(model, plan, requests, requests * mean)), shape))
+        if queries > 1:
+            modelled = replace(rank, device=replace(rank.device, measured=None))
+            one = modelled.seconds(operators(model, plan, requests, requests * mean))
+            several = modelled.seconds(operators(model, plan, requests, requests * mean, queries))
+            found *= np.divide(several, one, out=np.ones(shape), where=one > 0)
         found[0] = 0.0
         return found
 
-    full = table(decode_operators(model, plan, requests, requests * mean))
-    windowed = np.zeros((0, 0))
-    if model.window_layers:
-        windowed = table(decode_window_operators(model, plan, requests, requests * mean))
+    full = table(decode_operators)
+    windowed = table(decode_window_operators) if model.window_layers else np.zeros((0, 0))
 
     def joules(count: float, context: float, window: float) -> float:
-        operators = decode_operators(model, plan, count, context) + decode_window_operators(model, plan, count, window)
+        full_ = decode_operators(model, plan, count, context, queries)
+        operators = full_ + decode_window_operators(model, plan, count, window, queries)
         return float(rank.joules(operators) + rank.energy.active_w * rank.seconds(operators))
 
     _, per_request, per_token, per_window = _line(joules, 3)

@@ -31,6 +31,54 @@ def _nothing() -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftSurface:
+    """What drafting adds to a step, over the same aggregates.
+
+    A step in which `drafters` requests sample, and which drafts at all, takes
+
+        step_s + (token_s[tokens] + attention) + head_s[rows] + (passes - 1) * (further_s[drafters] + attention)
+
+    more; or, `beside` the target, as long as the longer of the two. Rows of the first head are the drafters, with
+    `one_pass` their drafted tokens.
+
+    Attributes:
+        lengths: tokens drafted per request, by the number of requests in a step (0, 1, 2, ...; one row where it does
+            not matter) and by the octave of their mean context (below 32 tokens, below 64, ...; or one column).
+        depth: most drafted tokens that a round can accept.
+        passes: most serial passes of the drafter; 1 for heads, 0 when no model drafts.
+        one_pass: whether all tokens come from one pass.
+        beside: whether drafting goes on while the target works, on accelerators of its own.
+        step_s: host time that nothing hides, seconds.
+        token_s, token_j: the first pass over the step's tokens, per token count; zeros for heads.
+        head_s, head_j: what follows it, per row.
+        further_s, further_j: one further pass and its head, per drafting request.
+        decode_s, further_decode_s: decode attention in the first and in a further pass, as `StepSurface.decode_s`.
+        decode_j: (per decode request, per context token), shape (2,).
+        prefill_s, prefill_j: as those of `StepSurface`.
+        static_w: watts drawn at all times by accelerators of the drafter's own, per replica.
+    """
+
+    lengths: npt.NDArray[np.int64]
+    depth: int
+    passes: int
+    one_pass: bool
+    beside: bool
+    step_s: float
+    token_s: Floats
+    token_j: Floats
+    head_s: Floats
+    head_j: Floats
+    further_s: Floats
+    further_j: Floats
+    decode_s: Floats
+    further_decode_s: Floats
+    decode_j: Floats
+    prefill_s: Floats
+    prefill_j: Floats
+    static_w: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class StepSurface:
     """Step cost over the batch's aggregates.
 
@@ -42,7 +90,7 @@ class StepSurface:
         token_s: whole-model time of everything that depends on the step's total tokens
             (projections, MLP, experts, norms, tensor-parallel collectives), per token count,
             shape (max_tokens + 1,); token_s[0] = 0.
-        sample_s: LM head and sampling against sampled sequences, shape (max_requests + 1,).
+        sample_s: LM head and sampling against sampled rows, shape (max_requests + 1,), longer with drafts.
         decode_s: decode attention, all layers, shape (max_requests + 1, columns): row is the
             number of decoding requests, column the mean context per request on the grid of
             `context_grid()`. Linear interpolation in the context.
@@ -64,6 +112,7 @@ class StepSurface:
         prefill_j: as prefill_s, shape (5,).
         static_w: watts drawn by the replica's devices at all times.
         interval: relative 80 % half-width (low, high) of the step time, nan until known.
+        drafting: what drafts cost, with speculative decoding.
     """
 
     token_s: Floats
@@ -85,6 +134,7 @@ class StepSurface:
     decode_mixed_s: Floats = field(default_factory=_nothing)
     decode_mixed_token_s: Floats = field(default_factory=_nothing)
     interval: tuple[float, float] = (float("nan"), float("nan"))
+    drafting: DraftSurface | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -94,7 +144,7 @@ class StepSurface:
     @property
     def max_requests(self) -> int:
         """Most requests a step may hold."""
-        return len(self.sample_s) - 1
+        return min(len(self.sample_s), len(self.decode_s) or len(self.sample_s)) - 1
 
 
 def context_grid(max_context_tokens: int) -> Floats:

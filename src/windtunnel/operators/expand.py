@@ -230,18 +230,23 @@ def _experts(
     return found
 
 
-def decode_operators(model: ModelSpec, plan: PlanSpec, requests: Number, context_tokens: Number) -> list[Operator]:
-    """Decode attention of the layers that attend to everything."""
+def decode_operators(
+    model: ModelSpec, plan: PlanSpec, requests: Number, context_tokens: Number, queries: int = 1
+) -> list[Operator]:
+    """Decode attention of the layers that attend to everything.
+
+    With several `queries` (tokens per request, as when drafts are verified) keys and values are read once for all.
+    """
     part = shard(model, plan)
     kv_bytes = DTYPE_BYTES[plan.kv_dtype]
     requests, context_tokens = requests / plan.attention_data_parallel, context_tokens / plan.attention_data_parallel
     if model.latent is not None:
-        return _absorbed(model, plan, part, requests, context_tokens)
+        return _absorbed(model, plan, part, requests, context_tokens, queries)
     recurrent = linear_decode(model.linear, plan, requests) if model.linear is not None else []
     layers = model.attention_layers - model.window_layers
     if not layers:
         return recurrent
-    heads = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
+    heads = {"q_heads": part.q_heads * queries, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
     return [
         decode_attention("decode attention", "decode", layers, requests, context_tokens, **heads, kv_bytes=kv_bytes),
         *recurrent,
@@ -249,14 +254,14 @@ def decode_operators(model: ModelSpec, plan: PlanSpec, requests: Number, context
 
 
 def decode_window_operators(
-    model: ModelSpec, plan: PlanSpec, requests: Number, window_tokens: Number
+    model: ModelSpec, plan: PlanSpec, requests: Number, window_tokens: Number, queries: int = 1
 ) -> list[Operator]:
-    """Decode attention of the windowed layers."""
+    """Decode attention of the windowed layers, `queries` tokens per request."""
     if not model.window_layers or model.latent is not None:
         return []
     part = shard(model, plan)
     requests, window_tokens = requests / plan.attention_data_parallel, window_tokens / plan.attention_data_parallel
-    heads = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
+    heads = {"q_heads": part.q_heads * queries, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
     return [
         decode_attention(
             "decode attention, windowed",
@@ -271,7 +276,7 @@ def decode_window_operators(
 
 
 def _absorbed(
-    model: ModelSpec, plan: PlanSpec, part: Shard, requests: Number, context_tokens: Number
+    model: ModelSpec, plan: PlanSpec, part: Shard, requests: Number, context_tokens: Number, queries: int
 ) -> list[Operator]:
     """Latent attention in decode: queries are taken into the latent space, outputs out of it, per head.
 
@@ -279,22 +284,20 @@ def _absorbed(
     kept in 16 bits (they are not quantised by engines).
     """
     a, layers, heads = _latent(model), model.layers, part.q_heads
-    plain = plain_dtype(plan)
+    plain, rows = plain_dtype(plan), requests * queries
     return [
-        matmul(
-            "absorb keys", "decode", layers, requests, a.kv_lora_rank, a.qk_nope_head_dim, plain, plain, batch=heads
-        ),
+        matmul("absorb keys", "decode", layers, rows, a.kv_lora_rank, a.qk_nope_head_dim, plain, plain, batch=heads),
         latent_decode_attention(
             "decode attention",
             layers,
             requests,
             context_tokens,
-            heads=heads,
+            heads=heads * queries,
             latent_dim=a.kv_lora_rank,
             rope_dim=a.qk_rope_head_dim,
             kv_bytes=DTYPE_BYTES[plan.kv_dtype],
         ),
-        matmul("absorb values", "decode", layers, requests, a.v_head_dim, a.kv_lora_rank, plain, plain, batch=heads),
+        matmul("absorb values", "decode", layers, rows, a.v_head_dim, a.kv_lora_rank, plain, plain, batch=heads),
     ]
 
 

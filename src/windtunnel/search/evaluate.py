@@ -13,6 +13,7 @@ from windtunnel.cost.surface import StepSurface
 from windtunnel.cost.uncertainty import engine_at, reach
 from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import Policy, SchedulerSettings, Simulation, run
+from windtunnel.serving.speculation import composes_ahead, drafting_from
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec
 from windtunnel.workload.table import AT_ARRIVAL, RequestTable
@@ -26,9 +27,15 @@ class Prediction:
     metrics: Metrics
 
 
-def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSettings:
-    """The scheduler's settings of one replica, its KV blocks from the memory account."""
+def settings_of(
+    deployment: DeploymentSpec, memory: MemoryNeed, surface: StepSurface | None = None
+) -> SchedulerSettings:
+    """The scheduler's settings of one replica, its KV blocks from the memory account.
+
+    The surface says how many tokens are drafted at which load, where that adapts.
+    """
     engine = deployment.engine
+    lengths = surface.drafting.lengths if surface is not None and surface.drafting is not None else None
     block_bytes = memory.kv_bytes_per_token * engine.block_size
     settings = SchedulerSettings(
         max_num_seqs=engine.max_num_seqs,
@@ -43,8 +50,9 @@ def settings_of(deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSett
         watermark=engine.watermark,
         scheduler=engine.scheduler,
         async_scheduling=(
-            engine.async_scheduling and engine.scheduler == "vllm" and deployment.plan.pipeline_parallel == 1
+            composes_ahead(engine) and engine.scheduler == "vllm" and deployment.plan.pipeline_parallel == 1
         ),
+        drafting=drafting_from(engine.speculative, lengths) if engine.speculative is not None else None,
         options=engine.scheduler_options,
         eviction=engine.eviction,
         host_blocks=int(engine.scheduler_options.swap_space_bytes / block_bytes),
@@ -113,7 +121,7 @@ def evaluate(
     """
     surface = surface or step_surface(deployment, at=at)
     memory = memory or memory_need(deployment, request_tokens(workload))
-    settings = settings_of(deployment, memory)
+    settings = settings_of(deployment, memory, surface)
     if settings.enable_prefix_caching and not workload.shares_prefixes:
         # Nothing can be shared, so the cache changes nothing but the time that simulating it takes.
         settings = replace(settings, enable_prefix_caching=False)

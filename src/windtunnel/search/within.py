@@ -37,18 +37,19 @@ def least_busy_s(surface: StepSurface, demand: Demand, *, cached: bool = False) 
     prompts = np.ones(len(demand)) if cached else demand.prompt_tokens.astype(np.float64)
     outputs = float(demand.output_tokens.sum())
     body = float(_prefill_s(surface, prompts).sum()) + _per_token_s(surface) * (outputs - len(demand))
-    sampled = float(np.min(surface.sample_s[1:] / np.arange(1, surface.max_requests + 1)))
+    sampled = float(np.min(surface.sample_s[1:] / np.arange(1, len(surface.sample_s))))
     stage = body * surface.stage_share
     stage[-1] += sampled * outputs
     return float(stage.max())
 
 
 def least_tpot_s(surface: StepSurface) -> float:
-    """Least time between two tokens of a request: a step that decodes it alone."""
+    """Least time between two tokens of a request: a step that decodes it alone, and accepts all its drafts."""
     hops = (len(surface.stage_share) - 1) * (float(surface.hop_s[1]) if len(surface.hop_s) else 0.0)
     window = float(surface.decode_window_s[1, 0]) if surface.decode_window_s.size else 0.0
     body = float(surface.token_s[1]) + float(surface.decode_s[1, 0]) + window
-    return surface.host_s + surface.host_request_s + body + float(surface.sample_s[1]) + hops
+    step_s = surface.host_s + surface.host_request_s + body + float(surface.sample_s[1]) + hops
+    return step_s / (1.0 + (surface.drafting.depth if surface.drafting is not None else 0))
 
 
 def hopeless_backlog(surface: StepSurface, workload: RequestTable, slo: SloSpec, max_num_seqs: int) -> int | None:

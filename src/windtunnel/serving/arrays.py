@@ -12,6 +12,7 @@ import numpy.typing as npt
 from windtunnel.cost.surface import StepSurface
 from windtunnel.errors import Problem, SpecError
 from windtunnel.serving import state
+from windtunnel.serving.draft_tables import append_drafting
 from windtunnel.serving.drafting import make_book, write_drafting
 from windtunnel.serving.eviction import KINDS
 from windtunnel.serving.foresight import foresee
@@ -69,6 +70,12 @@ def build(
     blocks, cells, mask = _cache_arrays(workload, settings, replicas, slots)
     token_cost, sample_cost, decode_cost = _cost_tables(surface, settings)
     world = _world(surface, settings)
+    if settings.drafting is not None and surface.linear is None:
+        if surface.drafting is None:
+            raise SpecError("the step surface is of steps without drafts, the settings have speculative tokens")
+        token_cost, sample_cost, decode_cost = append_drafting(
+            world, surface.drafting, token_cost, sample_cost, decode_cost
+        )
     world["replicas"], world["seed"], world["hash_mask"] = replicas, seed, mask
     world["router"] = known(router, ROUTERS, "router")
     requests = _requests(workload, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,12 @@ class Drafting:
             that read the target's hidden states).
         by_batch: tokens drafted when a step holds 0, 1, 2, ... requests (the last value goes on);
             empty for `tokens` always.
+        by_load: instead, per such number of requests, by the octave of their mean context: below 32 tokens,
+            below 64, and so on (the last value goes on).
+        recent: whether a request's length follows its last rounds: two more after one that accepted all,
+            one fewer after another.
+        agreeing: whether drafts exist only when the target agreed with the token that they continue, which was
+            drafted while it worked; `acceptance` then has one entry more than `tokens`.
         outcomes: for replays, per row of the workload the pairs (accepted, proposed) that its
             samples take in turn; proposed -1 is all. Empty to draw from `acceptance`.
     """
@@ -39,6 +45,9 @@ class Drafting:
     drop_block: bool = False
     by_batch: tuple[int, ...] = ()
     outcomes: Outcomes = ()
+    by_load: tuple[tuple[int, ...], ...] = ()
+    recent: bool = False
+    agreeing: bool = False
 
     @property
     def spare_tokens(self) -> int:
@@ -63,7 +72,7 @@ def drafting_problems(drafting: Drafting, budget: int, threshold: int) -> list[P
     if any(not later <= earlier for earlier, later in pairwise(chances)):
         text = "must be probabilities that do not increase"
         problems.append(Problem(text, path="drafting.acceptance", got=str(drafting.acceptance)))
-    if any(not 0 <= tokens <= drafting.tokens for tokens in drafting.by_batch):
+    if any(not 0 <= tokens <= drafting.tokens for tokens in (*drafting.by_batch, *chain(*drafting.by_load))):
         text = f"must lie between 0 and drafting.tokens ({drafting.tokens})"
         problems.append(Problem(text, path="drafting.by_batch", got=str(drafting.by_batch)))
     least = 1 + drafting.tokens + drafting.slots
@@ -80,13 +89,14 @@ def make_book(drafting: Drafting | None, max_num_seqs: int) -> npt.NDArray[np.fl
     """One replica's book, laid out as `ahead.outcome` reads it."""
     if drafting is None:
         return np.zeros(max_num_seqs + 2)
-    by_batch = drafting.by_batch or (drafting.tokens,)
-    lengths = [float(by_batch[min(count, len(by_batch) - 1)]) for count in range(max_num_seqs + 1)]
+    by_load = drafting.by_load or tuple((tokens,) for tokens in drafting.by_batch) or ((drafting.tokens,),)
+    lengths = [float(n) for count in range(max_num_seqs + 1) for n in by_load[min(count, len(by_load) - 1)]]
     if not drafting.outcomes:
         chances = np.zeros(drafting.tokens + 1)
-        chances[: len(drafting.acceptance[: drafting.tokens])] = drafting.acceptance[: drafting.tokens]
+        known = drafting.acceptance[: drafting.tokens + drafting.agreeing]
+        chances[: len(known)] = known
         return np.concatenate([lengths, chances])
-    at = max_num_seqs + 1 + 2 * len(drafting.outcomes)
+    at = len(lengths) + 2 * len(drafting.outcomes)
     places: list[float] = []
     flat: list[float] = []
     for pairs in drafting.outcomes:
@@ -97,7 +107,12 @@ def make_book(drafting: Drafting | None, max_num_seqs: int) -> npt.NDArray[np.fl
 
 def write_drafting(world: npt.NDArray[Any], drafting: Drafting | None) -> None:
     """Set the fields of `WORLD` that the scheduler reads."""
+    world["draft_octaves"] = 1
     if drafting is not None:
         world["draft_tokens"], world["draft_slots"] = drafting.tokens, drafting.slots
         world["lookahead"], world["drop_block"] = drafting.lookahead, drafting.drop_block
-        world["by_batch"], world["listed"] = bool(drafting.by_batch), bool(drafting.outcomes)
+        world["by_batch"] = bool(drafting.by_batch or drafting.by_load)
+        world["listed"] = bool(drafting.outcomes)
+        world["recent"], world["agreeing"] = drafting.recent, drafting.agreeing
+        if drafting.by_load:
+            world["draft_octaves"] = len(drafting.by_load[0])

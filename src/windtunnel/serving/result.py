@@ -76,6 +76,9 @@ class Simulation:
     dynamic_j (dynamic energy), steps, tokens, peak_blocks, stalled_s (time that steps waited for
     swapping), swapped_blocks (moved to the host and back, together), peak_host_blocks.
 
+    drafting_s (time of drafting, part of busy_s unless it goes on beside the target), rounds (requests times steps
+    that gave a token), draft_rounds (those that verified drafts), drafted and accepted (their tokens).
+
     Totals: makespan_s (time of the last event), preemptions, prefix_queries and prefix_hits
     (tokens looked up and found at every admission), stop (`done`, or why it ended early).
     """
@@ -105,6 +108,11 @@ class Simulation:
     stalled_s: Floats = field(default_factory=lambda: np.zeros(1))
     swapped_blocks: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     peak_host_blocks: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    drafting_s: Floats = field(default_factory=lambda: np.zeros(1))
+    rounds: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    draft_rounds: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    drafted: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    accepted: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.arrival_s)

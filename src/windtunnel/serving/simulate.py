@@ -124,6 +124,7 @@ def _simulation(workload: RequestTable, settings: SchedulerSettings, arrays: Arr
         stalled_s=replicas["stalled_s"].copy(),
         swapped_blocks=replicas["swapped_out"] + replicas["swapped_in"],
         peak_host_blocks=replicas["host_peak"].copy(),
+        **{name: replicas[name].copy() for name in ("drafting_s", "rounds", "draft_rounds", "drafted", "accepted")},
         makespan_s=float(ends.max(initial=float(world["now_s"]) if stop != "done" else 0.0)),
         prefix_queries=int(world["prefix_queries"]),
         prefix_hits=int(world["prefix_hits"]),

@@ -49,13 +49,18 @@ WORLD = _dtype(
     choices=(_i, "reserve variant swaps host_blocks swap_group swap_reuse swap_overlap levels update_steps history"),
     amounts=(_f, "swap_block_s swap_call_s quantum_s starve_s input_weight output_weight"),
     ratios=(_f, "ratio_first ratio_least ratio_steps"),
-    ahead=(_i, "asynchronous draft_tokens draft_slots lookahead drop_block by_batch listed"),
-    drafts=(_i, "draft_passes draft_heads draft_beside draft_token_row draft_sample_row draft_decode_row"),
+    ahead=(_i, "asynchronous draft_tokens draft_slots lookahead drop_block by_batch listed recent agreeing"),
+    drafts=(_i, "draft_octaves draft_passes draft_model draft_one_pass draft_beside"),
+    draft_rows=(_i, "draft_token_row draft_head_row draft_further_row draft_decode_row draft_further_decode_row"),
     draft_cost=(
         _f,
         "draft_step_s draft_prefill_step_s draft_prefill_token_s draft_prefill_pair_s draft_prefill_read_s",
     ),
-    draft_energy=(_f, "draft_w"),
+    draft_energy=(_f, "draft_decode_request_j draft_decode_context_j"),
+    draft_prefill_energy=(
+        _f,
+        "draft_prefill_step_j draft_prefill_token_j draft_prefill_pair_j draft_prefill_read_j",
+    ),
     cache=(_i, "eviction full_groups window_groups kv_window"),
     hooks=(_i, "hook_order hook_victim hook_chunk hook_admit hook_route"),
 )
@@ -85,6 +90,8 @@ REPLICA = _dtype(
     cache=(_i, "evictable era turn"),
     idle=(_f, "idle_s idle_ends reuses"),
     drafts=(_i, "step_drafters step_drafters_context step_drafts"),
+    drafted=(_i, "rounds draft_rounds drafted accepted"),
+    drafting=(_f, "drafting_s"),
 )
 
 SLOT = _dtype(
@@ -113,7 +120,7 @@ AHEAD_REQUEST = np.dtype([*REQUEST.descr, ("samples", _i)])
 AHEAD_SLOT = np.dtype(
     [
         *SLOT.descr,
-        *((name, _i) for name in ("placeholders", "drafts", "verified", "padded", "accepted", "proposed")),
+        *((name, _i) for name in ("placeholders", "drafts", "verified", "padded", "accepted", "proposed", "length")),
         *((name, _i) for name in ("primed", "in_prompt")),
     ]
 )

@@ -112,6 +112,10 @@ def deployment(
     problems = deployment_problems(result, where)
     if problems:
         raise SpecError(problems)
+    if result.engine.speculative is not None:
+        from windtunnel.specs.drafter import check_speculation  # the drafter is a deployment too
+
+        check_speculation(result, where)
     return result
 
 

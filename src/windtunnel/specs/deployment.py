@@ -27,3 +27,19 @@ class DeploymentSpec(Spec):
     def max_model_len(self) -> int:
         """Longest prompt plus output, in tokens."""
         return self.engine.max_model_len or self.model.max_context_tokens
+
+    @property
+    def drafter_accelerators(self) -> int:
+        """Accelerators of the drafter's own, per replica: those of parallel speculative decoding."""
+        spec = self.engine.speculative
+        return max(spec.draft_tensor_parallel, 1) if spec is not None and spec.method == "parallel" else 0
+
+    @property
+    def accelerators_per_replica(self) -> int:
+        """Accelerators of one replica, the drafter's own included."""
+        return self.plan.accelerators_per_replica + self.drafter_accelerators
+
+    @property
+    def accelerators(self) -> int:
+        """Accelerators of all replicas."""
+        return self.accelerators_per_replica * self.plan.replicas

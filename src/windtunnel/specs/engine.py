@@ -8,6 +8,7 @@ from pydantic import Field
 
 from windtunnel.specs.fields import Bytes, Seconds, Source, Spec
 from windtunnel.specs.scheduler import SchedulerOptions
+from windtunnel.specs.speculation import SpeculativeSpec
 
 
 class KernelFactors(Spec):
@@ -118,6 +119,7 @@ class EngineSpec(Spec):
         description="time of a request outside the scheduler before its first token: HTTP, tokenisation, "
         "hand-over; holds up nobody else",
     )
+    speculative: SpeculativeSpec | None = Field(None, description="speculative decoding, with the scheduler vllm")
     graphs: bool = Field(True, description="whether decode steps replay captured graphs")
     reserve_output: bool = Field(
         False,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from windtunnel.errors import Problem, SpecError, nearest
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.drafter import check_speculation
 from windtunnel.techniques.registry import TECHNIQUES
 from windtunnel.techniques.technique import Knob, Technique
 
@@ -40,6 +41,7 @@ def with_techniques(
     found = parse(names, where)
     for one in found:
         deployment = one.technique.apply(deployment, one.values)
+    check_speculation(deployment, where)
     return deployment.model_copy(update={"techniques": names})
 
 

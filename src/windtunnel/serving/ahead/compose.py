@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.admission import idle_hits, look_up, seat
-from windtunnel.serving.ahead.outcome import accepted_drafts, proposed_drafts
+from windtunnel.serving.ahead.outcome import accepted_drafts, most_drafts, proposed_drafts
 from windtunnel.serving.batch import admit, clear_step, preempt, take_blocks
 from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.kv_cache import cache_full
@@ -172,6 +172,7 @@ def _admit_waiting(
         admit(world, requests, replica, slots, row)
         slot = slots[row]
         slot.placeholders = slot.drafts = slot.primed = slot.in_prompt = 0
+        slot.length = world.draft_tokens
         slot.padded = 1 if padded else 0
         slot.verified = world.draft_tokens if padded else 0
         _give(world, requests, replica, slots, blocks, cells, segments, row, tokens)
@@ -205,26 +206,39 @@ def _count(world: Any, replica: Any, slot: Any) -> None:
 
 
 @njit
-def _advance(world: Any, requests: Any, replica: Any, slot: Any, book: Any, most_drafts: int) -> None:
-    """The slot's tokens are under way: what it will have computed, and whether and what it samples."""
+def _advance(world: Any, requests: Any, replica: Any, slot: Any, book: Any, most: int) -> int:
+    """The slot's tokens are under way: what it will have computed, and whether and what it samples.
+
+    Returns how many tokens are drafted for it.
+    """
     slot.start += slot.chunk
     slot.in_prompt = 1 if slot.start < slot.target + slot.placeholders else 0
     _count(world, replica, slot)
     slot.accepted = slot.proposed = 0
     if slot.in_prompt:
-        return
+        return 0
     i = slot.request
     slot.primed = 1
     replica.step_sampled += 1 + slot.verified
     replica.step_drafters += 1
     replica.step_drafters_context += slot.start
-    slot.accepted = 0 if slot.padded else accepted_drafts(world, book, i, requests[i].samples, slot.verified)
-    slot.proposed = proposed_drafts(world, book, i, requests[i].samples, most_drafts)
+    replica.rounds += 1
+    if slot.padded:
+        slot.verified, real = 0, slot.verified
+        slot.proposed = proposed_drafts(world, book, slot, i, requests[i].samples, most)
+        slot.verified = real
+    else:
+        slot.accepted = accepted_drafts(world, book, i, requests[i].samples, slot.verified)
+        slot.proposed = proposed_drafts(world, book, slot, i, requests[i].samples, most)
+        replica.draft_rounds += 1 if slot.verified > 0 else 0
+        replica.drafted += slot.verified
+        replica.accepted += slot.accepted
     requests[i].samples += 1
     slot.padded = 0
     if world.asynchronous:
         slot.placeholders += 1 + slot.verified
-        slot.drafts = most_drafts
+        slot.drafts = most
+    return int(slot.proposed)
 
 
 @njit
@@ -241,12 +255,15 @@ def compose(
     )
     if replica.step_preempted == 0:
         _admit_waiting(world, requests, replica, slots, blocks, cells, segments, log, budget, inputs, served, in_prompt)
-    count = 0
-    for i in range(replica.running):
-        if slots[slots[i].order].chunk > 0:
-            count += 1
-    replica.step_drafts = int(book[count])
+    count = context = 0
     for i in range(replica.running):
         slot = slots[slots[i].order]
         if slot.chunk > 0:
-            _advance(world, requests, replica, slot, book, replica.step_drafts)
+            count += 1
+            context += slot.start + slot.chunk
+    most, longest = most_drafts(world, book, count, context), 0
+    for i in range(replica.running):
+        slot = slots[slots[i].order]
+        if slot.chunk > 0:
+            longest = max(longest, _advance(world, requests, replica, slot, book, most))
+    replica.step_drafts = longest if world.recent else most

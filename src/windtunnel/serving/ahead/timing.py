@@ -14,25 +14,31 @@ from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.price import body_seconds, decode_seconds, step_joules
 
 
-@njit
-def _drafter_decode(world: Any, replica: Any, decode_cost: Any, requests: int, context: int) -> float:
-    """The draft model's decode attention; its table follows the target's."""
-    return float(decode_seconds(decode_cost[world.draft_decode_row :], requests, context, 0, 0))
+@inlined
+def _passes(world: Any, replica: Any) -> int:
+    """Serial passes of the drafter; one that works beside the target drafts the token that is checked, too."""
+    return int(min(world.draft_passes, replica.step_drafts + world.draft_beside))
 
 
 @njit
 def drafting_seconds(world: Any, replica: Any, token_cost: Any, sample_cost: Any, decode_cost: Any) -> float:
-    """Time of drafting `step_drafts` tokens for every request that sampled."""
+    """Time of drafting `step_drafts` tokens for every request that sampled (see `cost.surface.DraftSurface`)."""
     drafting = replica.step_drafters
     if replica.step_drafts == 0:
         return 0.0
-    if world.draft_passes == 0 and world.draft_heads == 0:
-        return float(world.draft_step_s) if drafting > 0 else 0.0
-    if world.draft_heads:
-        return float(sample_cost[drafting].head_s * replica.step_drafts + world.draft_step_s)
-    seconds = world.draft_step_s + token_cost[world.draft_token_row + replica.step_tokens].body_s
+    seconds = world.draft_step_s if drafting > 0 else 0.0
+    if world.draft_passes == 0:
+        return float(seconds)
+    rows = drafting * replica.step_drafts if world.draft_one_pass else drafting
+    seconds += sample_cost[world.draft_head_row + rows].head_s
+    if not world.draft_model:
+        return float(seconds)
+    tokens = replica.step_tokens + (rows - drafting)
+    seconds += token_cost[world.draft_token_row + tokens].body_s
     if replica.step_decodes > 0:
-        seconds += _drafter_decode(world, replica, decode_cost, replica.step_decodes, replica.step_context)
+        seconds += decode_seconds(
+            decode_cost[world.draft_decode_row :], replica.step_decodes, replica.step_context, 0, 0
+        )
     if replica.step_prefill_tokens > 0:
         seconds += (
             world.draft_prefill_step_s
@@ -40,16 +46,39 @@ def drafting_seconds(world: Any, replica: Any, token_cost: Any, sample_cost: Any
             + world.draft_prefill_pair_s * replica.step_pairs
             + world.draft_prefill_read_s * replica.step_read
         )
-    if drafting == 0:
-        return float(seconds)
-    head = sample_cost[world.draft_sample_row + drafting].head_s
-    if world.draft_passes == 1:
-        # All tokens of a request come from one pass, as so many rows of its head.
-        return float(seconds + sample_cost[world.draft_sample_row + drafting * replica.step_drafts].head_s)
-    passes = min(world.draft_passes, replica.step_drafts)
-    one = head + token_cost[world.draft_token_row + drafting].body_s
-    one += _drafter_decode(world, replica, decode_cost, drafting, replica.step_drafters_context)
-    return float(seconds + head + (passes - 1) * one)
+    further = _passes(world, replica) - 1
+    if drafting > 0 and further > 0:
+        one = sample_cost[world.draft_further_row + drafting].head_s
+        one += decode_seconds(
+            decode_cost[world.draft_further_decode_row :], drafting, replica.step_drafters_context, 0, 0
+        )
+        seconds += further * one
+    return float(seconds)
+
+
+@njit
+def drafting_joules(world: Any, replica: Any, token_cost: Any, sample_cost: Any) -> float:
+    """Dynamic energy of the same passes."""
+    drafting = replica.step_drafters
+    if replica.step_drafts == 0 or world.draft_passes == 0:
+        return 0.0
+    rows = drafting * replica.step_drafts if world.draft_one_pass else drafting
+    joules = sample_cost[world.draft_head_row + rows].head_j
+    if not world.draft_model:
+        return float(joules)
+    joules += token_cost[world.draft_token_row + replica.step_tokens + (rows - drafting)].body_j
+    joules += world.draft_decode_request_j * replica.step_decodes
+    joules += world.draft_decode_context_j * replica.step_context
+    if replica.step_prefill_tokens > 0:
+        joules += (
+            world.draft_prefill_step_j
+            + world.draft_prefill_token_j * replica.step_prefill_tokens
+            + world.draft_prefill_pair_j * replica.step_pairs
+            + world.draft_prefill_read_j * replica.step_read
+        )
+    one = sample_cost[world.draft_further_row + drafting].head_j + world.draft_decode_request_j * drafting
+    one += world.draft_decode_context_j * replica.step_drafters_context
+    return float(joules + max(_passes(world, replica) - 1, 0) * one)
 
 
 @inlined
@@ -74,7 +103,8 @@ def time_step(
         drafting = drafting_seconds(world, replica, token_cost, sample_cost, decode_cost)
         seconds = max(seconds, drafting) if world.draft_beside else seconds + drafting
         replica.dynamic_j += step_joules(world, replica, token_cost, sample_cost)
-        replica.dynamic_j += world.draft_w * drafting
+        replica.dynamic_j += drafting_joules(world, replica, token_cost, sample_cost)
+        replica.drafting_s += drafting
     if world.asynchronous:
         begin = max(begin, now_s + host)
     elif replica.step_tokens == 0:
