@@ -7,7 +7,7 @@ import math
 import pytest
 
 from windtunnel.errors import SpecError
-from windtunnel.evidence.training_papers import TrainingClaim, paper_names, run_paper, training_paper
+from windtunnel.evidence.training_papers import TrainingClaim, paper_names, run_paper, training_paper, verdict_of
 
 IDS = {18, 35, 40, 47, 66, 105, 146, 237, 292}
 
@@ -41,3 +41,24 @@ def test_bounds_and_comparisons() -> None:
     assert below.bound == "at most"
     fuyou = {outcome.claim.claim: outcome for outcome in run_paper("fuyou")}
     assert fuyou["with ZeRO-Infinity it does not"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("published", "value", "verdict"),
+    [
+        (1.04, 1.0, "contradicted"),  # within 5 % of the value, but without the gain
+        (1.04, 1.015, "partly"),
+        (1.04, 1.03, "reproduced"),
+        (1.04, 1.08, "partly"),
+        (0.9, 0.98, "partly"),
+        (2.0, 1.95, "reproduced"),
+        (2.0, 1.5, "partly"),
+        (2.0, 0.9, "contradicted"),
+        (1.0, 0.98, "reproduced"),
+    ],
+)
+def test_a_comparison_must_show_half_of_its_effect(published: float, value: float, verdict: str) -> None:
+    claim = TrainingClaim(
+        claim="x", where="y", figure="mfu", published=published, band=0.05, baseline={}, expected="reproduced"
+    )
+    assert verdict_of(claim, value) == verdict

@@ -71,7 +71,7 @@ class TrainingClaim(Spec):
         baseline: fields that its baseline changes besides.
         published: the value.
         bound: whether the paper states the value or a limit.
-        band: relative deviation within which it counts as reproduced.
+        band: relative deviation within which it counts as reproduced; comparisons must also show half the effect.
         expected: what comes out, kept so that a change is noticed.
         analysis: conditions that are ours, and why it comes out as it does.
     """
@@ -163,7 +163,7 @@ def run_claim(paper: TrainingPaper, claim: TrainingClaim) -> ClaimOutcome:
     value = _value(figure, setup)
     if claim.baseline is not None:
         value = value / _value(figure, setup.over(claim.baseline))
-    return ClaimOutcome(claim, value, _verdict(claim, value))
+    return ClaimOutcome(claim, value, verdict_of(claim, value))
 
 
 def _value(figure: Callable[[TrainingJob], float], setup: TrainingSetup) -> float:
@@ -173,10 +173,19 @@ def _value(figure: Callable[[TrainingJob], float], setup: TrainingSetup) -> floa
         return 0.0
 
 
-def _verdict(claim: TrainingClaim, value: float) -> Verdict:
+def verdict_of(claim: TrainingClaim, value: float) -> Verdict:
+    """Within its bound or band; a comparison must show at least half, and at most one and a half, of the effect.
+
+    Without the second rule a band wider than a small gain would call no gain at all a reproduction.
+    """
     limits = {"at most": value <= claim.published, "at least": value >= claim.published}
-    near = abs(value - claim.published) <= claim.band * abs(claim.published) + 1e-12
-    if limits.get(claim.bound, near):
+    if claim.bound in limits:
+        met = limits[claim.bound]
+    else:
+        met = abs(value - claim.published) <= claim.band * abs(claim.published) + 1e-12
+    if claim.baseline is None or claim.published == 1.0:
+        return "reproduced" if met else "contradicted"
+    effect = (value - 1.0) / (claim.published - 1.0)
+    if met and (claim.bound in limits or 0.5 <= effect <= 1.5):
         return "reproduced"
-    same_way = claim.baseline is not None and (value - 1.0) * (claim.published - 1.0) > 0
-    return "partly" if same_way else "contradicted"
+    return "partly" if effect > 0 else "contradicted"
