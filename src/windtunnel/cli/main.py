@@ -20,6 +20,7 @@ from windtunnel.cli import (
     reproduce,
     schedule,
     simulate,
+    train,
     validate,
 )
 
@@ -55,6 +56,7 @@ def _top(
 app.command("plan", short_help="Which deployment serves this traffic at least cost?")(plan.plan)
 app.command("simulate", short_help="What happens to this traffic on this deployment?")(simulate.simulate)
 app.command("explain", short_help="Where do a step's time, memory and energy go?")(explain.explain)
+app.command("train", short_help="Which layout trains this model fastest, and what does it take?")(train.train)
 app.command("schedule", short_help="What would the scheduler do, step by step?")(schedule.schedule)
 app.command("catalogue", short_help="What is known, and where does it come from?")(catalogue.catalogue)
 app.command("bench", short_help="Load a live engine and time every token.")(bench.bench)

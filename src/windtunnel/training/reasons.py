@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from pydantic import ValidationError
 
-from windtunnel.specs.training import TrainingJob
+from windtunnel.errors import Problem
+from windtunnel.specs.training import TrainingJob, TrainingPlan
+from windtunnel.specs.training_check import job_problems
 from windtunnel.training.answer import Candidate, Objective, Rejected, TrainingAnswer
 from windtunnel.training.closed_form import step_costs
 from windtunnel.training.memory import account
@@ -60,7 +63,10 @@ def why_behind(candidate: Candidate, best: Candidate, objective: Objective) -> s
     total = sum(value for value in lost.values() if value > 0)
     named = sorted((name for name in lost if lost[name] > 0.15 * total), key=lambda name: -lost[name])[:3]
     parts = ", ".join(f"{WORDS[name]} +{lost[name] / best.step.seconds:.1%}" for name in named)
-    return f"{said}: {parts}" if parts else said
+    most = min(lost, key=lambda name: lost[name])
+    if -lost[most] > 0.25 * total:
+        parts += f", though {WORDS[most]} {lost[most] / best.step.seconds:.1%}"
+    return f"{said}: {parts}" if named else said
 
 
 def front(candidates: tuple[Candidate, ...]) -> tuple[int, ...]:
@@ -125,3 +131,23 @@ def quicker_misfit(best: Candidate, screened: Screened, question: TrainingQuesti
 
 
 _SHARED = ("zero_stage", "zero_group", "compute_dtype", "schedule", "offload_optimizer", "offload_weights")
+
+
+def without_layout(question: TrainingQuestion, screened: Screened) -> list[Problem]:
+    """Why no layout is valid: what is wrong with the degrees that were named, or with the batch."""
+    job = question.clusters[0]
+    named = {name: values[0] for name, values in question.wanted.items()}
+    try:
+        problems = job_problems(job.model_copy(update={"plan": TrainingPlan(**(job.plan.model_dump() | named))}))
+    except ValidationError as error:
+        problems = [Problem(item["msg"].removeprefix("Value error, "), "plan") for item in error.errors()]
+    few = "" if screened.least_copies <= job.global_batch_sequences else f"at least {screened.least_copies}"
+    reasons = [f"{reason} ({count:,} layouts)" for reason, count in screened.invalid.items() if count]
+    if reasons and not any(problem.path == "global_batch_sequences" for problem in problems):
+        said = "no layout divides the batch: " + "; ".join(reasons)
+        problems.append(Problem(said, "", "global_batch_sequences", str(job.global_batch_sequences), few))
+    if not problems:
+        offered = question.features
+        said = f"{job.engine} runs no layout with these values (ZeRO {offered.zero}, staged {offered.staged_zero})"
+        problems.append(Problem(said, "", "plan", ", ".join(f"{k}={v}" for k, v in named.items())))
+    return problems

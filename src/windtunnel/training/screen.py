@@ -60,6 +60,7 @@ class Screened:
         blocks: layouts that fit, by cluster and flags.
         considered, valid, fit: counts of layouts.
         invalid: layouts whose batch does not divide, by reason.
+        least_copies: the fewest data-parallel ranks of any layout.
         least: memory of the layout that takes least, and that layout; None before any was looked at.
         thinned: whether large tables were thinned out.
     """
@@ -70,6 +71,7 @@ class Screened:
     valid: int = 0
     fit: int = 0
     invalid: Counter[str] = field(default_factory=Counter)
+    least_copies: int = 0
     least: tuple[float, TrainingJob] | None = None
     thinned: bool = False
 
@@ -100,6 +102,8 @@ def _clusters(question: TrainingQuestion, found: Screened, offload: bool) -> Ite
     for job in question.clusters:
         table = table_of(job, question.features, question.wanted)
         flags = list(flag_sets(question, job, offload=offload))
+        copies = job.gpus // (table.tp * table.pp * table.cp)
+        found.least_copies = min(found.least_copies or job.gpus, int(copies.min(initial=job.gpus)))
         good = np.ones(len(table), dtype=np.bool_)
         for reason, holds in divided(table, job).items():
             found.invalid[reason] += int((good & ~holds).sum())

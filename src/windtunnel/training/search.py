@@ -27,7 +27,7 @@ from windtunnel.training.memory import account
 from windtunnel.training.memory_fits import smallest_cluster
 from windtunnel.training.offload import check_offload, is_offloaded
 from windtunnel.training.question import TrainingQuestion
-from windtunnel.training.reasons import rejections, with_reasons
+from windtunnel.training.reasons import rejections, with_reasons, without_layout
 from windtunnel.training.screen import Block, Floats, Progress, Screened, screen
 from windtunnel.training.step import StepTime, price
 
@@ -210,9 +210,14 @@ def search_layouts(
         question: what is asked.
         progress: called with (done, all, what).
         timeline: keep the passes of the winner's pipeline ranks.
+
+    Raises:
+        SpecError: no layout of these degrees and this batch is valid.
     """
     started = time.perf_counter()
     search = Search(question, progress)
+    if not search.screened.valid:
+        raise SpecError(without_layout(question, search.screened))
     search.run()
     candidates = search.candidates()
     if candidates and timeline:
