@@ -34,15 +34,19 @@ def technique_records() -> list[dict[str, Any]]:
 
 def techniques_text() -> str:
     """The techniques with what they change and their knobs."""
-    rows = [
-        (t.name, t.kind, ", ".join(t.changes), " ".join(f"{k.name}={k.default:g}" for k in t.knobs))
-        for t in TECHNIQUES.values()
-    ]
+    rows = [(t.name, t.kind, ", ".join(t.changes), _first_knob(t)) for t in TECHNIQUES.values()]
     said = (
         "Switch one on with --technique NAME or NAME:KNOB=VALUE, or under `techniques:` in a deployment; several "
         "combine unless they are of one kind."
     )
     return f"{table(('name', 'kind', 'changes', 'knobs'), rows)}\n\n{paragraph(said)}"
+
+
+def _first_knob(technique: Technique) -> str:
+    """The first knob that has a number, and whether there are more."""
+    known = [knob for knob in technique.knobs if not isinstance(knob.default, str)]
+    said = f"{known[0].name}={known[0].shown_default}" if known else ""
+    return f"{said}, ..." if len(technique.knobs) > 1 else said
 
 
 def technique_of(name: str) -> Technique:
@@ -66,12 +70,15 @@ def technique_text(name: str) -> str:
     lines += ["", f"Changes: {', '.join(technique.changes)}"]
     lines += [f"One of the {technique.kind}s: a deployment has one"] if technique.kind else []
     lines += [paragraph(_knob(knob), 2, f"{knob.name}  ") for knob in technique.knobs]
-    lines += [paragraph(f"Not with {other}: {why}") for other, why in technique.conflicts.items()]
+    reasons: dict[str, list[str]] = {}
+    for other, why in technique.conflicts.items():
+        reasons.setdefault(why, []).append(other)
+    lines += [paragraph(f"Not with {', '.join(others)}: {why}") for why, others in reasons.items()]
     return "\n".join(lines)
 
 
 def _knob(knob: Knob) -> str:
-    return f"{knob.about}; {knob.allowed}; {knob.default:g} unless given"
+    return f"{knob.about}; {knob.allowed}; {knob.shown_default} unless given"
 
 
 def paper_count() -> int:

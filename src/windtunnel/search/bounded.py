@@ -70,7 +70,7 @@ def bounded(unit: Unit, question: Question, traffic: Traffic) -> Bounded | Candi
     memory = memory_need(deployment, traffic.request_tokens)
     if not memory.fits:
         return Candidate(deployment, "infeasible", memory.reason(), usd, memory)
-    most = question.max_accelerators // deployment.plan.accelerators_per_replica
+    most = question.max_accelerators // deployment.accelerators_per_replica
     cached = 1.0 if traffic.workload.shares_prefixes else 0.0
     limit = bounds(deployment, traffic.summary.prompt_mean_tokens, traffic.summary.output_mean_tokens)
     reason = _too_slow(limit, traffic.workload, question.slo)

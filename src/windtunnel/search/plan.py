@@ -86,7 +86,7 @@ class Search:
                 out.append(one)
             else:
                 able.append(one)
-        able.sort(key=lambda b: (b.least_usd_per_h, b.unit.plan.accelerators_per_replica))
+        able.sort(key=lambda b: (b.least_usd_per_h, b.unit.accelerators_per_replica))
         return out + self._in_waves(self._fewest, able)
 
     def _fewest(self, one: Bounded) -> Candidate:

@@ -60,7 +60,7 @@ class Candidate:
     def label(self) -> str:
         """`2 x h100-sxm: TP2 x1 bf16, 2048-token steps`."""
         plan, engine = self.deployment.plan, self.deployment.engine
-        name = f"{plan.accelerators} x {self.deployment.accelerator.name}: {plan.label()}"
+        name = f"{self.deployment.accelerators} x {self.deployment.accelerator.name}: {plan.label()}"
         slots = f" of up to {engine.max_num_seqs} requests" if self.more_slots else ""
         return f"{name}, {engine.max_num_batched_tokens}-token steps{slots}"
 

@@ -55,7 +55,7 @@ class Run:
     def label(self) -> str:
         """`2 x h100-sxm: TP2 x1 bf16`."""
         plan = self.deployment.plan
-        return f"{plan.accelerators} x {self.deployment.accelerator.name}: {plan.label()}"
+        return f"{self.deployment.accelerators} x {self.deployment.accelerator.name}: {plan.label()}"
 
 
 def serve(
@@ -99,7 +99,9 @@ def serve(
     fitted = fitted_context(deployment, table)
     memory = memory_need(fitted, request_tokens(table))
     plan = deployment.plan
-    memory.check(f"{deployment.model.name} on {plan.accelerators} x {deployment.accelerator.name} ({plan.label()})")
+    memory.check(
+        f"{deployment.model.name} on {deployment.accelerators} x {deployment.accelerator.name} ({plan.label()})"
+    )
     done = evaluate(
         fitted,
         table,

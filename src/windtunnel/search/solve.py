@@ -107,7 +107,7 @@ class Solver:
     def at_most(self, candidate: Candidate) -> Candidate:
         """A candidate that was cut or refuted early, simulated whole with as many replicas as are allowed."""
         question, deployment = self.question, candidate.deployment
-        most = question.max_accelerators // deployment.plan.accelerators_per_replica
+        most = question.max_accelerators // deployment.accelerators_per_replica
         widest = deployment.model_copy(update={"plan": deployment.plan.model_copy(update={"replicas": most})})
         memory = candidate.memory or memory_need(deployment, self.traffic.request_tokens)
         replica = self._replica(widest, step_surface(widest), memory)

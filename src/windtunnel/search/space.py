@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from windtunnel.search.question import Question
 from windtunnel.specs.assemble import default_node, deployment_problems, scale_up_fabric, single_node
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.drafter import speculation_problems
 from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.hardware import AcceleratorSpec
 from windtunnel.specs.load import resolve
@@ -103,7 +104,7 @@ def units(question: Question) -> Iterator[Unit]:
                     engine=engine,
                 )
                 if question.techniques:
-                    deployment = with_techniques(deployment, question.techniques)
+                    deployment = with_techniques(deployment, question.techniques, check=False)
                     same = (accelerator.name, deployment.plan, deployment.engine.model_dump_json())
                     if same in seen:
                         continue
@@ -125,5 +126,5 @@ def with_slots(deployments: Iterable[DeploymentSpec], max_num_seqs: int) -> Iter
 
 
 def _unit(deployment: DeploymentSpec) -> Unit:
-    problems = deployment_problems(deployment)
+    problems = deployment_problems(deployment) + speculation_problems(deployment)
     return Unit(deployment, "; ".join(f"{p.path} {p.got}: {p.message}" for p in problems))

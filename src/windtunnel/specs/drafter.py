@@ -43,11 +43,18 @@ def drafter_of(deployment: DeploymentSpec, where: str = "") -> DeploymentSpec | 
 
 
 def check_speculation(deployment: DeploymentSpec, where: str = "") -> None:
-    """Raise a `SpecError` that names everything in which the deployment does not go with its speculative decoding."""
+    """Raise a `SpecError` with everything in which the deployment does not go with its speculative decoding."""
+    problems = speculation_problems(deployment, where)
+    if problems:
+        raise SpecError(problems)
+
+
+def speculation_problems(deployment: DeploymentSpec, where: str = "") -> list[Problem]:
+    """Scheduler, stages, memory and budget that speculative decoding does not go with, or a drafter that cannot run."""
     spec, engine, plan = deployment.engine.speculative, deployment.engine, deployment.plan
+    problems: list[Problem] = []
     if spec is None:
-        return
-    problems = []
+        return problems
 
     def wrong(message: str, field: str, got: object, allowed: str = "") -> None:
         problems.append(Problem(message, where, field, str(got), allowed))
@@ -66,8 +73,7 @@ def check_speculation(deployment: DeploymentSpec, where: str = "") -> None:
         drafter_of(deployment, where)
     except SpecError as error:
         problems += error.problems
-    if problems:
-        raise SpecError(problems)
+    return problems
 
 
 def draft_model(target: ModelSpec, spec: SpeculativeSpec, where: str = "") -> ModelSpec:

@@ -12,7 +12,7 @@ from windtunnel.errors import Problem, SpecError, nearest
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.drafter import check_speculation
 from windtunnel.techniques.registry import TECHNIQUES
-from windtunnel.techniques.technique import Knob, Technique
+from windtunnel.techniques.technique import Technique
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class Asked:
     """A technique with the values of all its knobs."""
 
     technique: Technique
-    values: dict[str, float]
+    values: dict[str, float | str]
 
 
 def with_techniques(
-    deployment: DeploymentSpec, asked: Sequence[str] | None = None, where: str = "techniques"
+    deployment: DeploymentSpec, asked: Sequence[str] | None = None, where: str = "techniques", *, check: bool = True
 ) -> DeploymentSpec:
     """The deployment with techniques switched on, in the order given.
 
@@ -32,6 +32,7 @@ def with_techniques(
         deployment: what to change.
         asked: such as `("sarathi:budget=512", "finequant:bits=4")`; default the deployment's own list.
         where: the file or flag to name in errors.
+        check: whether the outcome is looked at as a whole, too.
 
     Raises:
         SpecError: an unknown technique or knob, a value out of range, or techniques that do not go together;
@@ -41,7 +42,8 @@ def with_techniques(
     found = parse(names, where)
     for one in found:
         deployment = one.technique.apply(deployment, one.values)
-    check_speculation(deployment, where)
+    if check:
+        check_speculation(deployment, where)
     return deployment.model_copy(update={"techniques": names})
 
 
@@ -82,7 +84,7 @@ def conflicts(techniques: Sequence[Technique], where: str = "techniques") -> lis
     return problems
 
 
-def _values(technique: Technique, settings: Sequence[str], where: str) -> tuple[dict[str, float], list[Problem]]:
+def _values(technique: Technique, settings: Sequence[str], where: str) -> tuple[dict[str, float | str], list[Problem]]:
     values = {knob.name: knob.default for knob in technique.knobs}
     problems = []
     for text in settings:
@@ -93,19 +95,9 @@ def _values(technique: Technique, settings: Sequence[str], where: str) -> tuple[
             problem = Problem("unknown knob", where, technique.name, repr(name), allowed, nearest(name, values))
             problems.append(problem)
             continue
-        value = _number(raw, knob)
+        value = knob.read(raw)
         if value is None:
             problems.append(Problem("is out of range", where, f"{technique.name}:{name}", repr(raw), knob.allowed))
             continue
         values[name] = value
     return values, problems
-
-
-def _number(text: str, knob: Knob) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    if not knob.takes(value):
-        return None
-    return value

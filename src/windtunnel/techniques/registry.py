@@ -11,6 +11,7 @@ from windtunnel.techniques import (
     kv_quantization,
     orca,
     sarathi,
+    speculative,
     splitfuse,
     static_batching,
     vtc,
@@ -29,6 +30,7 @@ _ALL: tuple[Technique, ...] = (
     vtc.TECHNIQUE,
     finequant.TECHNIQUE,
     kv_quantization.TECHNIQUE,
+    speculative.TECHNIQUE,
 )
 
 TECHNIQUES: dict[str, Technique] = {technique.name: technique for technique in _ALL}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from windtunnel.specs.deployment import DeploymentSpec
 
 Change = Literal["compute", "bytes", "memory", "schedule", "communication", "quality"]
-Values = Mapping[str, float]
+Values = Mapping[str, Any]
+"""Values of the knobs: numbers, and text where a knob takes words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +20,27 @@ class Knob:
 
     Attributes:
         name, about: what it is called and what it does, with its unit.
-        default: its value when none is given.
+        default: its value when none is given; text makes it a knob that takes text.
         low, high: allowed values, both included.
         whole: whether only whole numbers are allowed.
         choices: the only values allowed, where not every one between is.
+        words: the only text allowed; any text when empty.
     """
 
     name: str
     about: str
-    default: float
+    default: float | str
     low: float = 0.0
     high: float = math.inf
     whole: bool = True
     choices: tuple[float, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
         """The values it takes, in words."""
+        if isinstance(self.default, str):
+            return ", ".join(word for word in self.words if word) or "text"
         if self.choices:
             return ", ".join(f"{value:g}" for value in self.choices)
         kind = "a whole number" if self.whole else "a number"
@@ -45,8 +50,23 @@ class Knob:
             else f"{kind} from {self.low:g} to {self.high:g}"
         )
 
+    @property
+    def shown_default(self) -> str:
+        """The default in words; a dash where it is left open."""
+        return self.default or "-" if isinstance(self.default, str) else f"{self.default:g}"
+
+    def read(self, text: str) -> float | str | None:
+        """The value that a piece of text stands for; None when it is not allowed."""
+        if isinstance(self.default, str):
+            return text if not self.words or text in self.words else None
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        return value if self.takes(value) else None
+
     def takes(self, value: float) -> bool:
-        """Whether a value is allowed."""
+        """Whether a number is allowed."""
         if self.choices:
             return value in self.choices
         return self.low <= value <= self.high and not (self.whole and value != int(value))
