@@ -155,3 +155,38 @@ def test_cards_on_a_bus_share_it(gpus: int) -> None:
     assert 1e9 < network.inside_bytes_per_s < job.accelerator.host_link_bytes_per_s
     pair = job.model_copy(update={"gpus": 2})
     assert network.inside_bytes_per_s <= network_of(pair).inside_bytes_per_s
+
+
+@given(
+    size=st.floats(1.0, 1e11),
+    per_node=st.sampled_from([1, 2, 4, 8]),
+    nodes=st.sampled_from([1, 2, 3, 16, 512]),
+    network=st.sampled_from([NET, SWITCHED]),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_collective_beats_its_lower_bounds(size: float, per_node: int, nodes: int, network: Network) -> None:
+    """Bytes that must pass a rank's link inside and its share of the cards, and the steps a message must take.
+
+    A rank must receive what it has not, (n - 1) / n of the tensor, and as much must be reduced before it is
+    gathered (Patarasuk and Yuan, 2009); a switch that reduces halves that. Information from n ranks needs
+    log2(nodes) hops between nodes to reach all of them (Chan et al., 2007).
+    """
+    n = per_node * nodes
+    if n == 1:
+        return
+    group = Group(n, network.domain // per_node if nodes > 1 else 1)
+    inside = (per_node - 1) / per_node * size / network.inside_bytes_per_s
+    across = (nodes - 1) / nodes * size / per_node / network.between_bytes_per_s
+    hops = np.ceil(np.log2(nodes)) * network.between_latency_s
+    for gather in (all_gather_seconds, reduce_scatter_seconds):
+        assert float(gather(size, group, network)) >= max(inside, across, hops)
+    halves = 1.0 if network.in_network_bytes_per_s else 2.0
+    reduced = float(all_reduce_seconds(size, group, network))
+    assert reduced >= max(halves * size * (per_node > 1) / 2.0 / network.inside_bytes_per_s * 0.99, across, hops)
+    if not network.in_network_bytes_per_s:
+        assert reduced >= max(2.0 * inside, 2.0 * across)
+    leaves = (n - per_node) / n * size / network.between_bytes_per_s
+    stays = (per_node - 1) / n * size / network.inside_bytes_per_s
+    sent = float(all_to_all_seconds(size, group, network, fused=True))
+    assert sent >= max(leaves, stays, network.between_latency_s * (nodes > 1))
+    assert sent <= float(all_to_all_seconds(size, group, network))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from windtunnel.specs.load import load
 from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.specs.training_check import assembled_job, job_problems, training_job
 from windtunnel.training.closed_form import step_seconds
@@ -29,6 +30,22 @@ def test_model_flops_are_6n_and_causal_attention() -> None:
     exact = sum(4.0 * model.heads * model.head_dim * (i + 1) for i in range(4096)) * model.layers / 4096
     assert attention_flops_per_token(model, 4096) == pytest.approx(exact)
     assert training_flops_per_token(model, 4096) == pytest.approx(6 * matmul_parameters(model) + 3 * exact)
+
+
+def test_model_flops_of_experts_and_latent_attention() -> None:
+    """Of DeepSeek-V3's 671 billion parameters a token meets 37; its attention multiplies 192 and 128 wide."""
+    model = load("models", "deepseek-v3")
+    met = model.active_parameters() - model.vocab * model.hidden
+    assert matmul_parameters(model) == pytest.approx(met, rel=1e-3)
+    exact = sum(2.0 * model.heads * (192 + 128) * (i + 1) for i in range(512)) * model.layers / 512
+    assert attention_flops_per_token(model, 512) == pytest.approx(exact)
+
+
+def test_windows_are_counted_exactly() -> None:
+    model = load("models", "gpt-oss-120b")
+    full = sum(4.0 * 64 * 64 * (i + 1) for i in range(1024)) / 1024
+    near = sum(4.0 * 64 * 64 * min(i + 1, 128) for i in range(1024)) / 1024
+    assert attention_flops_per_token(model, 1024) == pytest.approx(18 * full + 18 * near)
 
 
 def test_work_done_is_model_flops_and_the_second_scores() -> None:

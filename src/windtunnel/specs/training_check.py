@@ -151,7 +151,9 @@ def _width_problems(job: TrainingJob) -> list[Problem]:
         found.append(_problem(message, "plan.pipeline_parallel", plan.pipeline_parallel, f"at most {model.layers}"))
     if plan.stage_layers and sum(plan.stage_layers) != model.layers:
         message = f"stage_layers add up to {sum(plan.stage_layers)}, the model has {model.layers} layers"
-        found.append(_problem(message, "plan.stage_layers", plan.stage_layers, ""))
+        found.append(
+            _problem(message, "plan.stage_layers", plan.stage_layers, f"entries that add up to {model.layers}")
+        )
     # Ring attention gives each rank one early and one late piece of the sequence, to share causal work evenly.
     pieces = cp * (2 if plan.context_method == "ring" and cp > 1 else 1) * (tp if plan.sequence_parallel else 1)
     if job.seq_len % pieces:
