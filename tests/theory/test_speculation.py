@@ -11,6 +11,8 @@ import pytest
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.draft_surface import drafting_s
 from windtunnel.cost.surface import context_grid
+from windtunnel.report.run_record import run_record
+from windtunnel.report.run_text import run_text
 from windtunnel.search.serve import Run, serve
 from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
@@ -142,3 +144,18 @@ def test_a_tree_accepts_more_than_a_chain_of_its_depth() -> None:
     assert tokens_per_round(tree) > tokens_per_round(chain)
     drafted = int(tree.simulation.drafted.sum())
     assert drafted <= (3 + 6 + 6) * int(tree.simulation.draft_rounds.sum())
+
+
+def test_a_run_says_what_drafts_did() -> None:
+    run = served({**DRAFT, "draft_tokens": 4}, together(4))
+    figures, s = run.metrics.speculation, run.simulation
+    assert figures is not None
+    assert figures["draft_acceptance"] == s.accepted.sum() / s.drafted.sum()
+    assert figures["tokens_per_round"] == tokens_per_round(run) == run.metrics.value("tokens_per_round")
+    assert 0.1 < figures["drafting_share"] < 0.3
+    record = run_record(run)["metrics"]
+    assert record["speculation"]["drafted_tokens"] == s.drafted.sum()
+    assert "drafted tokens accepted" in run_text(run)
+    plain = served(None, together(4))
+    assert plain.metrics.speculation is None
+    assert "drafted" not in run_text(plain)

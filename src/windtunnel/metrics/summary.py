@@ -11,6 +11,7 @@ import numpy as np
 
 from windtunnel.metrics.goodput import attainment
 from windtunnel.metrics.latency import latency_statistics
+from windtunnel.metrics.speculation import speculation_figures
 from windtunnel.metrics.steady import bounds_waiting, kept_up
 from windtunnel.serving.result import Simulation
 from windtunnel.specs.slo import SloSpec, Target
@@ -35,6 +36,7 @@ class Metrics:
         joules: energy of all accelerators over the duration.
         joules_per_output_token, mean_w: the same per output token and per second.
         kept_up: whether queues did not grow through the run.
+        speculation: with speculative decoding, see `speculation_figures`; None without.
     """
 
     requests: int
@@ -56,6 +58,7 @@ class Metrics:
     joules_per_output_token: float
     mean_w: float
     kept_up: bool
+    speculation: Mapping[str, float] | None = None
 
     def value(self, name: str) -> float:
         """A figure by name: a field such as `mean_w`, or a latency in seconds such as `ttft_p99`.
@@ -66,7 +69,9 @@ class Metrics:
         metric, _, statistic = name.partition("_")
         if metric in self.latency_s:
             return self.latency_s[metric][statistic]
-        if name not in self.__slots__ or name == "latency_s":
+        if self.speculation is not None and name in self.speculation:
+            return self.speculation[name]
+        if name not in self.__slots__ or name in ("latency_s", "speculation"):
             raise KeyError(name)
         return float(getattr(self, name))
 
@@ -136,4 +141,5 @@ def metrics_of(simulation: Simulation, slo: SloSpec | None = None, static_w: flo
         joules_per_output_token=joules / output if output else float("nan"),
         mean_w=joules / duration_s,
         kept_up=kept_up(simulation),
+        speculation=speculation_figures(simulation) if simulation.settings.drafting is not None else None,
     )

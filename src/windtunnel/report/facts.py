@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from windtunnel.metrics.summary import Metrics
@@ -98,9 +99,21 @@ def _facts(metrics: Metrics, slo: SloSpec) -> list[Fact]:
         rows.append(Fact("preemptions", f"{metrics.preemptions:,}"))
     if metrics.prefix_hit_share > 0:
         rows.append(Fact("prompt tokens from the prefix cache", percent(metrics.prefix_hit_share)))
+    if metrics.speculation is not None:
+        rows += _drafting(metrics.speculation)
     if not metrics.kept_up:
         rows.append(Fact("queues", "growing"))
     return rows
+
+
+def _drafting(figures: Mapping[str, float]) -> list[Fact]:
+    """How much was accepted, what a request gained in a step, and what share of the time drafting took."""
+    share = figures["drafting_share"]
+    return [
+        Fact("drafted tokens accepted", percent(figures["draft_acceptance"])),
+        Fact("tokens per request and step", number(figures["tokens_per_round"])),
+        Fact("time spent drafting", percent(share), amount=share),
+    ]
 
 
 def _latencies(metrics: Metrics, slo: SloSpec) -> list[Fact]:

@@ -26,7 +26,7 @@ def deployment_record(deployment: DeploymentSpec) -> dict[str, Any]:
     return {
         "model": deployment.model.name,
         "accelerator": deployment.accelerator.name,
-        "accelerators": deployment.plan.accelerators,
+        "accelerators": deployment.accelerators,
         "node": deployment.node.name,
         "scale_up": deployment.scale_up.name,
         "scale_out": deployment.scale_out.name,
@@ -64,6 +64,8 @@ def interval_record(metrics: Metrics, ends: tuple[Metrics, Metrics] | None) -> d
     def span(values: list[Any]) -> Any:
         if isinstance(values[0], dict):
             return {name: span([one[name] for one in values]) for name in values[0]}
+        if values[0] is None:
+            return None
         unknown = any(math.isnan(value) for value in values)
         return {"low": math.nan if unknown else min(values), "high": math.nan if unknown else max(values)}
 
@@ -80,7 +82,7 @@ def candidate_record(candidate: Candidate, full: bool) -> dict[str, Any]:
         "outcome": candidate.outcome,
         "reason": candidate.reason,
         "accelerator": candidate.deployment.accelerator.name,
-        "accelerators": plan.accelerators,
+        "accelerators": candidate.deployment.accelerators,
         "plan": plain(plan),
         "max_num_seqs": candidate.deployment.engine.max_num_seqs,
         "max_num_batched_tokens": candidate.deployment.engine.max_num_batched_tokens,
