@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import windtunnel as wt
-from windtunnel.api import Plan
+from windtunnel.answers import Plan
 from windtunnel.search.result import PlanResult
 
 TRAFFIC = {"arrival_s": [0.3 * i for i in range(60)], "prompt_tokens": [500] * 60, "output_tokens": [40] * 60}
@@ -156,3 +156,30 @@ def test_a_deployment_may_be_a_file() -> None:
     assert served.deployment.accelerator.max_w == 300
     assert served.metrics.finished == 60
     assert wt.explain(str(path), wt.decode_batch(4, 500)).seconds > 0
+
+
+def test_train_searches_prices_a_plan_and_is_written(tmp_path: Path) -> None:
+    job: dict[str, Any] = {"accelerators": "h100-sxm", "gpus": 8, "global_batch": "256k-tokens", "seq_len": 4096}
+    few = {"context_parallel": 1, "tp_overlap": False, "micro_batch": [1, 2]}
+    found = wt.train("llama-3.1-8b", **job, values=few, tokens=1e12, prices={"h100-sxm": 2.0})
+    assert found.best is not None
+    assert found.best.job.global_batch_sequences == 64
+    assert {c.job.plan.micro_batch for c in found.candidates} <= {1, 2}
+    assert found.table() == wt.show(found)
+    assert found.table().startswith("Train llama-3.1-8b on 8 x h100-sxm")
+    assert json.loads(found.save(tmp_path / "train.json").read_text()) == found.as_dict()
+    given = wt.train("llama-3.1-8b", **job, plan="fsdp", values={"micro_batch": 2})
+    assert given.best is not None
+    assert given.best.job.engine == "torchtitan"
+    again = wt.train("llama-3.1-8b", **job, plan=given.best.job.plan, engine="torchtitan")
+    assert again.best is not None
+    assert again.best.step.seconds == given.best.step.seconds
+
+
+def test_train_says_everything_that_is_wrong_at_once() -> None:
+    with pytest.raises(wt.InputError) as caught:
+        wt.train(
+            "lama-3.1-8b", accelerators="h10", gpus=0, global_batch=8, seq_len=1, values={"tp": 8, "zero_stage": [1, 9]}
+        )
+    for text in ("'llama-3.1-8b'", "accelerator", "gpus", "no such field of a plan", "zero_stage"):
+        assert text in str(caught.value)

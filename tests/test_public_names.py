@@ -9,9 +9,9 @@ import sys
 import windtunnel as wt
 
 NAMES = {
-    "AcceleratorSpec", "EngineSpec", "InfeasibleError", "InputError", "ModelSpec", "PlanSpec", "WindtunnelError",
+    "AcceleratorSpec", "InfeasibleError", "InputError", "ModelSpec", "PlanSpec", "WindtunnelError",
     "WorkloadSpec", "catalogue", "decode_batch", "deployment", "explain", "parse_slo", "plan", "prefill_batch",
-    "request_table", "save", "schedule", "show", "simulate",
+    "request_table", "save", "schedule", "show", "simulate", "train",
 }  # fmt: skip
 
 

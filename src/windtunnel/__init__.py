@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from windtunnel.api import catalogue, explain, plan, save, schedule, show, simulate
+    from windtunnel.answers import save, show
+    from windtunnel.api import catalogue, explain, plan, schedule, simulate, train
     from windtunnel.errors import InfeasibleError, InputError, WindtunnelError
     from windtunnel.operators.batch import decode_batch, prefill_batch
     from windtunnel.specs.assemble import deployment
-    from windtunnel.specs.engine import EngineSpec
     from windtunnel.specs.hardware import AcceleratorSpec
     from windtunnel.specs.model import ModelSpec
     from windtunnel.specs.plan import PlanSpec
@@ -28,14 +28,14 @@ _HOME = {
     "plan": "windtunnel.api",
     "simulate": "windtunnel.api",
     "explain": "windtunnel.api",
+    "train": "windtunnel.api",
     "schedule": "windtunnel.api",
     "catalogue": "windtunnel.api",
-    "show": "windtunnel.api",
-    "save": "windtunnel.api",
+    "show": "windtunnel.answers",
+    "save": "windtunnel.answers",
     "deployment": "windtunnel.specs.assemble",
     "ModelSpec": "windtunnel.specs.model",
     "AcceleratorSpec": "windtunnel.specs.hardware",
-    "EngineSpec": "windtunnel.specs.engine",
     "PlanSpec": "windtunnel.specs.plan",
     "WorkloadSpec": "windtunnel.specs.workload",
     "parse_slo": "windtunnel.specs.slo",
@@ -49,7 +49,6 @@ _HOME = {
 
 __all__ = [
     "AcceleratorSpec",
-    "EngineSpec",
     "InfeasibleError",
     "InputError",
     "ModelSpec",
@@ -68,6 +67,7 @@ __all__ = [
     "schedule",
     "show",
     "simulate",
+    "train",
 ]
 
 

@@ -6,64 +6,26 @@ Names and paths are accepted wherever a spec is; all mistakes are raised togethe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from windtunnel.answers import Explained, Plan, Served, Trained, fields_of
 from windtunnel.errors import Problem, SpecError, TraceError
 from windtunnel.operators.batch import Batch
-from windtunnel.report.explain import Explanation
-from windtunnel.search.result import PlanResult
-from windtunnel.search.serve import Run
 from windtunnel.serving.policy import Policy
 from windtunnel.specs.accept import accept
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
-from windtunnel.specs.hardware import AcceleratorSpec
+from windtunnel.specs.hardware import AcceleratorSpec, NodeSpec
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.slo import SloSpec
+from windtunnel.specs.training import TrainingEngine, TrainingPlan
 from windtunnel.specs.workload import WorkloadSpec
+from windtunnel.training.answer import Objective
 from windtunnel.workload.table import RequestTable
 
 Workload = str | Path | WorkloadSpec | RequestTable
 """A catalogue name, a trace or YAML file, a spec, or the requests themselves."""
-
-
-class _Answer:
-    """What every answer can do: be read, be a record, be written."""
-
-    __slots__ = ()
-
-    def table(self) -> str:
-        """The answer as text for a terminal, as the command line prints it."""
-        return show(self)  # type: ignore[arg-type]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The answer as JSON can hold it, as the command line's `--json` writes it."""
-        return _record(self)  # type: ignore[arg-type]
-
-    def save(self, path: str | Path) -> Path:
-        """Write the answer, whole or not at all, as `.json` or, with charts, `.html`."""
-        return save(self, path)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan(PlanResult, _Answer):
-    """The answer of `plan`; see `PlanResult` for its fields."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served(Run, _Answer):
-    """The answer of `simulate`; see `Run` for its fields."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explained(Explanation, _Answer):
-    """The answer of `explain`; see `Explanation` for its fields. It is written as `.json` only."""
-
-
-def _fields(result: Any) -> dict[str, Any]:
-    return {field.name: getattr(result, field.name) for field in fields(result)}
 
 
 def plan(
@@ -131,7 +93,7 @@ def plan(
         techniques=tuple(techniques),
     )
     said = (*notes, *clipped.notes())
-    return Plan(**_fields(search_plans(question, workload_name=name, notes=said, progress=progress)))
+    return Plan(**fields_of(search_plans(question, workload_name=name, notes=said, progress=progress)))
 
 
 def simulate(
@@ -191,7 +153,7 @@ def simulate(
         sample_interval_s=sample_interval_s,
         intervals=True,
     )
-    return Served(**_fields(done))
+    return Served(**fields_of(done))
 
 
 def explain(deployment: DeploymentSpec | str | Path, batch: Batch) -> Explained:
@@ -203,7 +165,92 @@ def explain(deployment: DeploymentSpec | str | Path, batch: Batch) -> Explained:
     """
     from windtunnel.report.explain import explain_step
 
-    return Explained(**_fields(explain_step(_deployment(deployment), batch, "The step")))
+    return Explained(**fields_of(explain_step(_deployment(deployment), batch, "The step")))
+
+
+def train(
+    model: str | ModelSpec,
+    *,
+    accelerators: str | AcceleratorSpec | Sequence[str | AcceleratorSpec],
+    gpus: int | Sequence[int],
+    global_batch: str | int,
+    seq_len: int,
+    objective: Objective = "time",
+    engine: TrainingEngine | None = None,
+    plan: TrainingPlan | str | None = None,
+    values: Mapping[str, Any] | None = None,
+    tokens: float | None = None,
+    node: str | NodeSpec | None = None,
+    fabric: str = "",
+    prices: Mapping[str, float] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Trained:
+    """Which layout trains this model best on this cluster, and what does it take?
+
+    Args:
+        model: catalogue name, Hugging Face id, path of a config.json or YAML, or a spec.
+        accelerators: by name or spec; several are compared.
+        gpus: accelerators; several numbers are compared.
+        global_batch: sequences per optimiser step, or tokens such as `"4M-tokens"`.
+        seq_len: tokens per sequence.
+        objective: what is to be small: `"time"`, `"price"` or `"energy"`.
+        engine: whose abilities and habits count: megatron (default), torchtitan, deepspeed, fsdp or internevo.
+        plan: price this one layout (a plan, a YAML file of its fields, or a preset's name) instead of searching.
+        values: fields of the plan to try in place of the search's own choice, such as
+            `{"compute_dtype": ["bf16", "fp8"], "pipeline_parallel": 4}`.
+        tokens: tokens to train on, for the time, energy and price of the whole run.
+        node: the server; default the accelerator's own.
+        fabric: the network between nodes; default the node's own.
+        prices: your own US dollars per accelerator and hour, by accelerator name.
+        progress: called with (done, all, what).
+
+    Returns:
+        `best` and every listed candidate with step, memory and the reason for its rank, `rejected`, `frontier`; when
+        nothing fits, `smallest` names the smallest cluster that would hold the job.
+
+    Raises:
+        SpecError: a name or value that cannot be used, or degrees and a batch that do not divide.
+        InfeasibleError: the given plan offloads more than its node holds.
+    """
+    from windtunnel.specs.training_check import job_problems
+    from windtunnel.training.asking import Asked, cluster_sizes, given_plan, jobs_of, values_of
+    from windtunnel.training.question import TrainingQuestion
+    from windtunnel.training.search import price_layout, search_layouts
+
+    own = None
+    with accept() as take:
+        found_model, devices = take.model(model), take.accelerators(accelerators)
+        own_prices = take.prices(prices, devices)
+        wanted: dict[str, tuple[Any, ...]] = {}
+        sizes: tuple[int, ...] = ()
+        with take.collect:
+            wanted = values_of(values or {}, "values")
+        with take.collect:
+            sizes = cluster_sizes(gpus)
+        if plan is not None:
+            with take.collect:
+                own, preset_engine = given_plan(plan, wanted)
+                engine = engine or preset_engine
+    asked = Asked(
+        model=found_model,
+        accelerators=devices,
+        gpus=sizes,
+        global_batch=global_batch,
+        seq_len=seq_len,
+        engine=engine or "megatron",
+        node=node,
+        fabric=fabric,
+        plan=own,
+    )
+    jobs, name = jobs_of(asked), model if isinstance(model, str) else model.name
+    if own is not None:
+        if len(jobs) > 1:
+            raise SpecError(Problem("prices one layout on one cluster", "plan"))
+        if problems := job_problems(jobs[0]):
+            raise SpecError(problems)
+        return Trained(**fields_of(price_layout(jobs[0], asked=name, prices=own_prices, tokens=tokens)))
+    question = TrainingQuestion(jobs, objective, wanted, own_prices, tokens, name)
+    return Trained(**fields_of(search_layouts(question, progress=progress)))
 
 
 def schedule(case: str | Path) -> list[dict[str, Any]]:
@@ -234,53 +281,6 @@ def catalogue(kind: str) -> tuple[str, ...]:
 
         return tuple(TECHNIQUES)
     return tuple(sorted((*names(kind), *names("papers_training")))) if kind == "papers" else names(kind)
-
-
-def show(result: PlanResult | Run | Explanation) -> str:
-    """A result as text for a terminal, as the command line prints it."""
-    from windtunnel.report.explain import explain_text
-    from windtunnel.report.run_text import run_text
-    from windtunnel.report.terminal import plan_text
-
-    if isinstance(result, PlanResult):
-        return plan_text(result)
-    return run_text(result) if isinstance(result, Run) else explain_text(result)
-
-
-def save(result: PlanResult | Run | Explanation, path: str | Path) -> Path:
-    """Write a result, whole or not at all, as `.json`; a plan or a run also as `.html` with charts.
-
-    Raises:
-        SpecError: the suffix is not one that this result can be written as.
-    """
-    from windtunnel.files import write_atomic
-    from windtunnel.report.json import to_json
-    from windtunnel.report.plan_page import plan_html
-    from windtunnel.report.run_page import run_html
-
-    suffix = Path(path).suffix
-    allowed = ".json" if isinstance(result, Explanation) else ".json or .html"
-    if suffix not in allowed.split(" or "):
-        raise SpecError(Problem("cannot write this kind of file", path=str(path), got=repr(suffix), allowed=allowed))
-    if suffix == ".html" and isinstance(result, PlanResult):
-        return write_atomic(path, plan_html(result))
-    if suffix == ".html" and isinstance(result, Run):
-        return write_atomic(path, run_html(result))
-    return write_atomic(path, to_json(_record(result)))
-
-
-def _record(result: PlanResult | Run | Explanation) -> dict[str, Any]:
-    from windtunnel.report.explain import explain_record
-    from windtunnel.report.json import plain
-    from windtunnel.report.records import plan_record
-    from windtunnel.report.run_record import run_record
-
-    if isinstance(result, PlanResult):
-        record = plan_record(result)
-    else:
-        record = run_record(result) if isinstance(result, Run) else explain_record(result)
-    found: dict[str, Any] = plain(record)
-    return found
 
 
 def _deployment(given: DeploymentSpec | str | Path) -> DeploymentSpec:

@@ -6,7 +6,7 @@ recompute=none,selective     values of a plan's field to try
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -106,8 +106,33 @@ def _checked(key: str, value: Any, where: str, problems: list[Problem]) -> Any:
         return value
 
 
-def given_plan(name: str, values: Values, where: str = "plan") -> tuple[TrainingPlan, TrainingEngine | None]:
-    """A plan from a preset's name or a YAML file of its fields, with single values laid over it.
+def values_of(fields: Mapping[str, Any], where: str = "set") -> Values:
+    """The same from a mapping: a list holds values to try, anything else is the only one.
+
+    Raises:
+        SpecError: every mistake, together.
+    """
+    found: Values = {}
+    problems: list[Problem] = []
+    known = TrainingPlan.model_fields
+    for key, given in fields.items():
+        if key not in known:
+            allowed = ", ".join(known)
+            problems.append(Problem("no such field of a plan", where, "", repr(key), allowed, nearest(key, known)))
+            continue
+        several = isinstance(given, list | tuple) and (
+            key not in _WHOLE or isinstance(next(iter(given), 0), list | tuple)
+        )
+        found[key] = tuple(_checked(key, value, where, problems) for value in (given if several else (given,)))
+    if problems:
+        raise SpecError(problems)
+    return found
+
+
+def given_plan(
+    name: str | TrainingPlan, values: Values, where: str = "plan"
+) -> tuple[TrainingPlan, TrainingEngine | None]:
+    """A plan as it is, from a preset's name or a YAML file of its fields, with single values laid over it.
 
     Returns:
         The plan, and the preset's engine.
@@ -119,6 +144,8 @@ def given_plan(name: str, values: Values, where: str = "plan") -> tuple[Training
     if many:
         raise SpecError([Problem("one given layout has one value of each field", "set", key) for key in many])
     single = {key: found[0] for key, found in values.items()}
+    if isinstance(name, TrainingPlan):
+        return build(TrainingPlan, name.model_dump() | single, where), None
     if name in training_presets():
         plan, engine = preset_plan(name)
         return build(TrainingPlan, plan.model_dump() | single, where), engine
