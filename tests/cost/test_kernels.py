@@ -122,6 +122,18 @@ def test_experts_take_at_least_their_weights_and_arithmetic(tokens: int, shape: 
     )
 
 
+@pytest.mark.parametrize(("skew", "rows"), [(0.0, 64.0), (0.0, 4096.0), (1.0, 4096.0)])
+def test_the_busiest_rank_is_the_largest_of_random_draws(skew: float, rows: float) -> None:
+    rng = np.random.default_rng(0)
+    ranks, local = 8, 32
+    popularity = rng.gamma(1.0 / skew**2, skew**2, (4000, ranks, local)) if skew else np.ones((4000, ranks, local))
+    share = popularity.sum(axis=2) / popularity.sum(axis=(1, 2))[:, None]
+    drawn = rng.poisson(share * rows * ranks).max(axis=1).mean() / rows
+    found = float(moe.busiest_load(np.asarray(rows), ranks * local, local, skew))
+    assert found - 1.0 == pytest.approx(drawn - 1.0, rel=0.5)
+    assert float(moe.busiest_load(np.asarray(rows), local, local, skew)) == 1.0
+
+
 def test_active_experts_follow_the_coupon_collector() -> None:
     # 128 experts, 8 per token: one token touches 8, a large batch all.
     assert moe.active_experts(1, 128, 8) == pytest.approx(8)

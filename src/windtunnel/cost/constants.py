@@ -59,7 +59,8 @@ class MoeConstants(Spec):
     memory_efficiency: float = Field(gt=0, le=1)
     launch_s: Seconds = Field(ge=0, description="fixed time of routing, permutation and both grouped products")
     tile_rows: float = Field(gt=0, description="rows of a tile that a group is padded to")
-    skew: float = Field(ge=0, description="load of the busiest expert over the mean, less one, at large batches")
+    row_s: Seconds = Field(0.0, ge=0, description="time per token and expert to gather, scatter and sum its rows")
+    blend: float = Field(3.0, gt=0, description="exponent that blends compute and memory time")
 
 
 class CollectiveConstants(Spec):
@@ -80,6 +81,9 @@ class KernelConstants(Spec):
 
     Attributes:
         gemm: by number format of the arithmetic; a missing format takes bf16's (or fp16's).
+        moe: grouped products in 16 bits, and in formats that `moe_narrow` lacks.
+        moe_narrow: the same by number format of the arithmetic, or of weights that are expanded (int4, mxfp4).
+        routing_skew: coefficient of variation of how often a layer's experts are visited.
         elementwise_efficiency: share of the bandwidth that elementwise kernels reach.
         elementwise_launch_s: fixed time of one elementwise kernel inside a captured graph.
         errors: held-out median absolute relative error per operator class; empty when not measured.
@@ -93,6 +97,8 @@ class KernelConstants(Spec):
     decode: DecodeConstants
     prefill: PrefillConstants
     moe: MoeConstants
+    moe_narrow: dict[str, MoeConstants] = {}
+    routing_skew: float = Field(0.0, ge=0)
     collective: CollectiveConstants
     elementwise_efficiency: float = Field(gt=0, le=1)
     elementwise_launch_s: Seconds = Field(ge=0)
@@ -111,3 +117,7 @@ class KernelConstants(Spec):
             if key in self.gemm:
                 return self.gemm[key]
         return next(iter(self.gemm.values()))
+
+    def moe_of(self, weight_dtype: str, compute_dtype: str) -> MoeConstants:
+        """The constants of grouped products with such weights and arithmetic, or those of 16 bits."""
+        return self.moe_narrow.get(weight_dtype) or self.moe_narrow.get(compute_dtype, self.moe)

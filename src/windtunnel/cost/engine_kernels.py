@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants
+from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants, MoeConstants
 from windtunnel.cost.device import Device
 from windtunnel.specs.engine import EngineSpec, KernelFactors
 from windtunnel.specs.fields import DTYPE_BYTES
@@ -55,13 +55,8 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
                     "score_bytes": f.score_bytes,
                 }
             ),
-            "moe": c.moe.model_copy(
-                update={
-                    "compute_efficiency": _share(c.moe.compute_efficiency * f.experts_compute),
-                    "memory_efficiency": _share(c.moe.memory_efficiency * f.experts_memory),
-                    "launch_s": c.moe.launch_s * f.launch,
-                }
-            ),
+            "moe": _moe(c.moe, f),
+            "moe_narrow": {dtype: _moe(one, f) for dtype, one in c.moe_narrow.items()},
             "elementwise_launch_s": c.elementwise_launch_s * f.launch,
         }
     )
@@ -70,6 +65,17 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
 def _share(value: float) -> float:
     """A share of a peak rate: no kernel goes beyond the hardware."""
     return min(value, 1.0)
+
+
+def _moe(constants: MoeConstants, factors: KernelFactors) -> MoeConstants:
+    return constants.model_copy(
+        update={
+            "compute_efficiency": _share(constants.compute_efficiency * factors.experts_compute),
+            "memory_efficiency": _share(constants.memory_efficiency * factors.experts_memory),
+            "launch_s": constants.launch_s * factors.launch,
+            "row_s": constants.row_s * factors.launch,
+        }
+    )
 
 
 def _gemm(constants: GemmConstants, factors: KernelFactors, dtype: str) -> GemmConstants:

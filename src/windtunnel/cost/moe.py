@@ -2,8 +2,15 @@
 
 Of E experts, of which each token visits k, a batch of T tokens is expected to touch
 E * (1 - (1 - k / E)^T) under uniform routing; only these read their weights. The tokens of an expert are
-padded to tiles. Routing is uneven: the busiest expert decides when a wave ends, which the constant `skew`
-carries.
+padded to tiles, and every row that is routed costs some time to gather, scatter and sum.
+
+Where the experts are spread over R ranks, all wait for the rank with the most rows. With m rows a rank on
+average and l experts a rank, the rows of a rank vary by chance, as counts do, and because some experts are
+visited more often than others (coefficient of variation c, `routing_skew`):
+
+    load = 1 + sqrt(2 ln R) * sqrt((1 - 1 / R) * (1 / m + c^2 / l))
+
+the expected largest of R draws over the mean; at most E / k, since a token visits an expert once.
 """
 
 from __future__ import annotations
@@ -23,6 +30,20 @@ def active_experts(tokens: npt.ArrayLike, experts: Number, experts_per_token: Nu
     count = np.asarray(tokens, dtype=np.float64)
     miss = 1.0 - experts_per_token / experts
     return experts * (1.0 - miss**count)
+
+
+def busiest_load(rows: Floats, experts: Number, local_experts: Number, skew: float) -> Floats:
+    """Rows of the busiest of the ranks that share the experts, over the mean.
+
+    Args:
+        rows: mean rows of a rank, array.
+        experts: routed experts of the layer.
+        local_experts: experts of a rank.
+        skew: coefficient of variation of how often experts are visited.
+    """
+    share = np.asarray(local_experts / experts, dtype=np.float64)
+    variance = (1.0 - share) * (1.0 / np.maximum(rows, 1.0) + skew**2 / local_experts)
+    return np.asarray(1.0 + np.sqrt(2.0 * np.log(1.0 / share) * variance))
 
 
 def moe_seconds(
@@ -52,22 +73,26 @@ def moe_seconds(
         weight_dtype, compute_dtype: number formats.
     """
     count = np.asarray(tokens, dtype=np.float64)
-    constants = device.constants.moe
+    constants = device.constants.moe_of(weight_dtype, compute_dtype)
     share = local_experts / experts
-    active = active_experts(count, experts, experts_per_token) * share
-    routed = count * experts_per_token * share
+    load = busiest_load(count * experts_per_token * share, experts, local_experts, device.constants.routing_skew)
+    load = np.minimum(load, np.maximum(experts / experts_per_token, 1.0))
+    active = np.minimum(active_experts(count, experts, experts_per_token) * share * load, local_experts)
+    routed = count * experts_per_token * share * load
     # Rows computed: each active expert's tokens, padded on average by half a tile, at least one tile of 16 rows.
     smallest = np.minimum(constants.tile_rows, 16.0)
     per_expert = np.divide(routed, active, out=np.zeros_like(routed), where=active > 0)
     padded = active * np.maximum(per_expert + np.minimum(constants.tile_rows, per_expert) / 2.0, smallest)
-    flops = 2.0 * padded * matrices * hidden * local_ffn * (1.0 + constants.skew)
+    flops = 2.0 * padded * matrices * hidden * local_ffn
     rate = constants.compute_efficiency * device.peak_flops_per_s(compute_dtype)
     weights = active * matrices * hidden * local_ffn * stored_bytes(weight_dtype)
     activations = routed * (2.0 * hidden + 3.0 * local_ffn) * 2.0
     moved = (weights + activations) / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
     compute = flops / rate
-    work = np.cbrt(compute**3 + moved**3)
-    return np.where(count > 0, constants.launch_s + work, 0.0)
+    large, small = np.maximum(compute, moved), np.minimum(compute, moved)
+    ratio = np.divide(small, large, out=np.zeros_like(large), where=large > 0)
+    work = large * (1.0 + ratio**constants.blend) ** (1.0 / constants.blend)
+    return np.where(count > 0, constants.launch_s + constants.row_s * routed + work, 0.0)
 
 
 def moe_limit_seconds(

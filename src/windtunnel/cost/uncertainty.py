@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
-from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants
+from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants, MoeConstants
 from windtunnel.cost.device import Device, calibration
 from windtunnel.specs.engine import EngineSpec
 
@@ -122,15 +122,24 @@ def _moved(device: Device, at: float) -> KernelConstants:
                     "score_bytes": c.prefill.score_bytes * prefill,
                 }
             ),
-            "moe": c.moe.model_copy(
-                update={
-                    "compute_efficiency": c.moe.compute_efficiency / moe,
-                    "memory_efficiency": c.moe.memory_efficiency / moe,
-                    "launch_s": c.moe.launch_s * moe,
-                }
-            ),
+            "moe": _moe(c.moe, moe),
+            "moe_narrow": {
+                dtype: _moe(one, factor(bands, f"moe_narrow.{dtype}" if f"moe_narrow.{dtype}" in bands else "moe", at))
+                for dtype, one in c.moe_narrow.items()
+            },
             "elementwise_efficiency": c.elementwise_efficiency / simple,
             "elementwise_launch_s": c.elementwise_launch_s * simple,
+        }
+    )
+
+
+def _moe(constants: MoeConstants, by: float) -> MoeConstants:
+    return constants.model_copy(
+        update={
+            "compute_efficiency": constants.compute_efficiency / by,
+            "memory_efficiency": constants.memory_efficiency / by,
+            "launch_s": constants.launch_s * by,
+            "row_s": constants.row_s * by,
         }
     )
 

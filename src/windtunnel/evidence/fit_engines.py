@@ -42,6 +42,8 @@ Floats = npt.NDArray[np.float64]
 HOST = ("step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "frontend_s")
 SOFT = 0.08
 """Residual of the logarithm beyond which a row pulls like its size, not its square."""
+STEP = 0.15
+"""Step of the slopes, in units of what a constant is deemed likely to move: well above the simulation's own jumps."""
 FOLDS = 4
 MOST_SCENARIOS = 80
 """Set-ups used of a fit with more: every n-th, so that all groups stay."""
@@ -157,24 +159,39 @@ def problem_of(claims: Sequence[Claim], presets: Sequence[str]) -> Problem:
     return Problem(tuple(mine), weights / weights.mean() if len(mine) else weights, groups)
 
 
-def minimise(problem: Problem, start: dict[str, float], weak: dict[str, float], steps: int = 160) -> dict[str, float]:
-    """The constants that fit a problem's rows best, starting from `start`."""
-    from scipy.optimize import minimize
-
+def minimise(problem: Problem, start: dict[str, float], weak: dict[str, float], rounds: int = 6) -> dict[str, float]:
+    """The constants that fit a problem's rows best, starting from `start`: Gauss-Newton on the loss's square root."""
     names = list(start)
     origin = np.log([start[name] for name in names])
     scale = np.log([weak[name] for name in names])
 
-    def loss(point: Floats) -> float:
-        constants = dict(zip(names, np.exp(origin + point * scale), strict=True))
-        r = problem.residuals(constants)
-        good = np.isfinite(r)
-        soft = SOFT * (np.sqrt(1.0 + (r[good] / SOFT) ** 2) - 1.0)
-        return float(np.sum(problem.weights[good] * soft) / SOFT + 0.5 * np.sum(point**2))
+    def constants(point: Floats) -> dict[str, float]:
+        return {name: float(v) for name, v in zip(names, np.exp(origin + point * scale), strict=True)}
 
-    options = {"maxfev": steps, "xtol": 0.02, "ftol": 1e-3}
-    found = minimize(loss, np.zeros(len(names)), method="Powell", bounds=[(-3.0, 3.0)] * len(names), options=options)
-    return {name: float(value) for name, value in zip(names, np.exp(origin + found.x * scale), strict=True)}
+    def rows(point: Floats) -> Floats:
+        r = problem.residuals(constants(point))
+        # Set-ups that cannot run say nothing of the constants.
+        r = np.where(np.isfinite(r), r, 0.0)
+        soft = np.sqrt(1.0 + (r / SOFT) ** 2) - 1.0
+        return np.concatenate([np.sign(r) * np.sqrt(2.0 * problem.weights * soft), point])
+
+    point, damping = np.zeros(len(names)), 0.1
+    best = rows(point)
+    for _ in range(rounds):
+        slopes = np.stack([(rows(point + step) - best) / STEP for step in STEP * np.eye(len(names))], axis=1)
+        normal, pull = slopes.T @ slopes, slopes.T @ best
+        before = float(best @ best)
+        for _ in range(4):
+            move = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -pull)
+            trial = np.clip(point + np.clip(move, -1.0, 1.0), -3.0, 3.0)
+            found = rows(trial)
+            if found @ found < before:
+                point, best, damping = trial, found, damping / 3.0
+                break
+            damping *= 4.0
+        if before - float(best @ best) < 2e-3 * before:
+            break
+    return constants(point)
 
 
 def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], folds: int = FOLDS) -> Fitted | None:
@@ -191,7 +208,7 @@ def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], fol
     for fold in range(min(folds, len(names)) if len(names) > 1 else 0):
         out = np.array([names.index(group) % folds == fold for group in problem.groups])
         if out.any() and not out.all():
-            learnt = minimise(problem.part(~out), start, weak, steps=100)
+            learnt = minimise(problem.part(~out), start, weak, rounds=4)
             held += list(problem.part(out).residuals(learnt))
     result = Fitted(
         constants=constants,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from windtunnel.evidence.inferencex_servers import server_of
 from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named
 from windtunnel.evidence.scenario import Claim, Scenario
 from windtunnel.evidence.serving import NotExpressedError, laid_out
@@ -17,6 +18,8 @@ from windtunnel.specs.load import resolve
 
 LENGTH_RATIO = 0.8
 """Shortest length over the stated one (`--random-range-ratio` of the harness)."""
+MEAN_LENGTH = (1.0 + LENGTH_RATIO) / 2.0
+"""Mean length over the stated one."""
 REQUESTS_PER_CLIENT = 10
 """Requests sent over the concurrency (`--num-prompts` of the harness)."""
 
@@ -83,6 +86,8 @@ def _scenario(row: Row) -> Scenario:
         ep=ep,
         dp=attention_dp,
     )
+    server, clients = server_of(row, model, accelerator[0]), math.floor(concurrency)
+    means = round(lengths[0] * MEAN_LENGTH), round(lengths[1] * MEAN_LENGTH)
     return Scenario(
         model=model,
         accelerator=accelerator[0],
@@ -91,10 +96,15 @@ def _scenario(row: Row) -> Scenario:
         mode="closed",
         input_tokens=lengths[0],
         output_tokens=lengths[1],
-        batch=math.floor(concurrency),
-        requests=REQUESTS_PER_CLIENT * math.floor(concurrency),
+        batch=clients,
+        requests=REQUESTS_PER_CLIENT * clients,
         length_ratio=LENGTH_RATIO,
         dense_dtype=dense,
+        max_num_seqs=clients if server and server.sequences else 0,
+        max_num_batched_tokens=server.budget(*lengths, clients, attention_dp) if server else 0,
+        drafts=server.drafts_of(attention_dp) if server else 0,
+        waited_steps=server.waited_steps(*means, clients, tp, attention_dp) if server else 0.0,
+        cache_share=server.cache_share if server else 0.0,
     )
 
 

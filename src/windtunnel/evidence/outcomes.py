@@ -10,6 +10,7 @@ from windtunnel.cost.device import device_of
 from windtunnel.cost.memory import memory_need
 from windtunnel.errors import WindtunnelError
 from windtunnel.evidence.batches import static_batch, steady_batch
+from windtunnel.evidence.inferencex_servers import servers
 from windtunnel.evidence.scenario import Outcome, Scenario
 from windtunnel.evidence.serving_run import simulated
 from windtunnel.evidence.steps import step_pricer
@@ -18,6 +19,7 @@ from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.load import resolve
 from windtunnel.specs.model import ModelSpec
+from windtunnel.specs.speculation import SpeculativeSpec
 
 CHUNK = 24
 """Set-ups handed to a worker at a time."""
@@ -51,6 +53,12 @@ def deployment_of(scenario: Scenario, engine: EngineSpec | None = None) -> Deplo
         # Without chunks a step must hold the longest prompt.
         "max_num_batched_tokens": budget if spec.enable_chunked_prefill else max(longest, budget),
     }
+    if scenario.drafts:
+        changed["speculative"] = SpeculativeSpec(
+            method="mtp", draft_tokens=scenario.drafts, acceptance=servers().acceptance
+        )
+    if scenario.cache_share:
+        changed["cache_share_of_free"] = scenario.cache_share
     # Results of a model beyond its published context exist; how it does there is not the question here.
     model = _model(scenario.model, scenario.dense_dtype, scenario.plan.weight_dtype, longest)
     return deployment(

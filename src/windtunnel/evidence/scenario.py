@@ -35,6 +35,9 @@ class Scenario:
         node: the server, where it is not the accelerator's usual one.
         power_cap_w: limit set below the board's own; 0 for none.
         max_num_seqs, max_num_batched_tokens: engine settings that the row states; 0 for the preset's.
+        drafts: tokens that the model's own further heads predict beyond the next one, and that the next step verifies.
+        waited_steps: steps that a new prompt waits on average although the engine could take it up.
+        cache_share: share of the memory left that the cache takes; 0 for the preset's.
     """
 
     model: str
@@ -52,6 +55,9 @@ class Scenario:
     power_cap_w: float = 0.0
     max_num_seqs: int = 0
     max_num_batched_tokens: int = 0
+    drafts: int = 0
+    waited_steps: float = 0.0
+    cache_share: float = 0.0
 
     @property
     def what(self) -> tuple[object, ...]:
@@ -65,6 +71,7 @@ class Scenario:
             self.dense_dtype,
             self.max_num_seqs,
             self.max_num_batched_tokens,
+            self.cache_share,
         )
 
 

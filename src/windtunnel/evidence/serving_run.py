@@ -12,8 +12,10 @@ from windtunnel.cost.memory import memory_need
 from windtunnel.cost.surface import StepSurface
 from windtunnel.evidence.scenario import Scenario
 from windtunnel.search.evaluate import settings_of
+from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import run
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.speculation import expected_tokens_of
 from windtunnel.workload.table import AFTER_ANY, AT_ARRIVAL, RequestTable, request_table
 
 SEED = 20
@@ -47,15 +49,27 @@ def simulated(
     surface = surface or step_surface(deployment)
     workload = requests_of(scenario, deployment.engine.frontend_s)
     done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
+    if scenario.waited_steps:
+        # How long a step takes is known only once the run is: the waits follow from it.
+        wait_s = scenario.waited_steps * _step_s(done, deployment)
+        workload = requests_of(scenario, deployment.engine.frontend_s, wait_s)
+        done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
     if done.rejected.any() or not done.finished.all():
         return "the simulated engine turned requests away"
     return _values(scenario, deployment, surface, done)
 
 
-def requests_of(scenario: Scenario, frontend_s: float = 0.0) -> RequestTable:
+def _step_s(done: Simulation, deployment: DeploymentSpec) -> float:
+    """Mean seconds between two steps of a request that decodes."""
+    speculative = deployment.engine.speculative
+    return float(np.nanmean(done.tpot_s)) * (expected_tokens_of(speculative) if speculative else 1.0)
+
+
+def requests_of(scenario: Scenario, frontend_s: float = 0.0, wait_s: float = 0.0) -> RequestTable:
     """The requests of an offline or closed-loop set-up, in the order they are sent.
 
-    A client's next request reaches the scheduler `frontend_s` after its last one was answered.
+    A client's next request reaches the scheduler `frontend_s` and `wait_s` after its last one was answered: the front
+    end's time, and how long the engine lets it wait although it could take it up.
     """
     count = scenario.requests
     rng = np.random.default_rng(SEED)
@@ -64,7 +78,7 @@ def requests_of(scenario: Scenario, frontend_s: float = 0.0) -> RequestTable:
     after = np.full(count, AT_ARRIVAL)
     if scenario.mode == "closed":
         after[int(scenario.batch) :] = AFTER_ANY
-    delay_s = np.where(after == AFTER_ANY, frontend_s, 0.0)
+    delay_s = np.where(after == AFTER_ANY, frontend_s + wait_s, 0.0)
     return request_table(np.zeros(count), prompts, outputs, after=after, delay_s=delay_s)
 
 
@@ -73,11 +87,9 @@ def _lengths(tokens: int, ratio: float, count: int, rng: np.random.Generator) ->
     return rng.integers(low, tokens, size=count, endpoint=True, dtype=np.int64)
 
 
-def _values(scenario: Scenario, deployment: DeploymentSpec, surface: StepSurface, done: object) -> dict[str, float]:
-    from windtunnel.serving.result import Simulation
-
-    assert isinstance(done, Simulation)
-    outside_s = deployment.engine.frontend_s if scenario.mode == "closed" else 0.0
+def _values(scenario: Scenario, deployment: DeploymentSpec, surface: StepSurface, done: Simulation) -> dict[str, float]:
+    frontend_s = deployment.engine.frontend_s if scenario.mode == "closed" else 0.0
+    outside_s = np.maximum(done.workload.delay_s, frontend_s)
     ttft, tpot, e2e = done.ttft_s + outside_s, done.tpot_s, done.e2e_s + outside_s
     span = done.makespan_s
     output = float(done.output_tokens.sum())

@@ -24,6 +24,8 @@ CONTRADICTION = 3.0
 """Repetitions of one shape (other kernels, other days) further apart than this contradict each other."""
 CONTRADICTING_SHARE = 0.02
 """Share of the shapes that may: automatic tuning picks another kernel now and then."""
+FEW = 10
+"""Rows that say nothing about a unit: one of the smallest kernel is all launch."""
 COMMON = ("framework", "version", "device", "op_name", "kernel_source", "latency", "power", "power_limit")
 ATTENTION = (
     "batch_size",
@@ -147,7 +149,7 @@ def _unit(path: Path, columns: Columns, accelerator: AcceleratorSpec) -> list[Pr
     limit = _limit_s(path.name, columns, accelerator)
     seconds = columns["latency"].astype(np.float64) * 1e-3
     known = (limit > 0) & (seconds > 0)
-    if not known.any():
+    if known.sum() < FEW:
         return []
     large = known & (limit >= np.quantile(limit[known], 0.9))
     ratio = float(np.median(seconds[large] / limit[large]))

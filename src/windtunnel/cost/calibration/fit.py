@@ -187,15 +187,16 @@ def moe_constants(x: Floats) -> MoeConstants:
         memory_efficiency=min(float(x[1]), 1.0),
         launch_s=float(x[2]) * 1e-6,
         tile_rows=float(x[3]),
-        skew=float(x[4]),
+        blend=float(x[4]),
+        row_s=float(x[5]) * 1e-9,
     )
 
 
-def fit_moe(columns: Columns, device: Device, dtype: str) -> Fit:
-    """Grouped products of one rank: tokens, hidden, inter, top-k, experts, TP and EP degrees."""
-    tokens, hidden, inter, topk, experts, tp, ep = (
+def fit_moe(columns: Columns, device: Device, weight_dtype: str, compute_dtype: str) -> Fit:
+    """Grouped products of a rank that holds every expert: tokens, hidden, inter, top-k, experts, TP degree."""
+    tokens, hidden, inter, topk, experts, tp = (
         columns[name].astype(np.float64)
-        for name in ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+        for name in ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size")
     )
     measured = columns["latency"] * 1e-3
 
@@ -203,17 +204,18 @@ def fit_moe(columns: Columns, device: Device, dtype: str) -> Fit:
         return moe.moe_seconds(
             tokens[rows],
             experts=experts[rows],
-            local_experts=experts[rows] / ep[rows],
+            local_experts=experts[rows],
             experts_per_token=topk[rows],
             hidden=hidden[rows],
             local_ffn=inter[rows] / tp[rows],
             matrices=3,
-            device=_with(device, moe=moe_constants(x)),
-            weight_dtype=dtype,
-            compute_dtype=dtype,
+            device=_with(device, moe=moe_constants(x), moe_narrow={}),
+            weight_dtype=weight_dtype,
+            compute_dtype=compute_dtype,
         )
 
-    return regress(predict, measured, [0.5, 0.7, 30, 64, 0.2], [0.02, 0.05, 1, 8, 0], [1, 1, 400, 256, 2])
+    low, high = [0.02, 0.05, 1.0, 8.0, 0.8, 0.0], [1.0, 1.0, 400.0, 256.0, 10.0, 50.0]
+    return regress(predict, measured, [0.5, 0.7, 30, 64, 3, 0.5], low, high)
 
 
 def collective_constants(x: Floats) -> CollectiveConstants:

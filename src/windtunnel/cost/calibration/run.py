@@ -35,6 +35,13 @@ GEMM_BACKENDS = {
 }
 ATTENTION_BACKENDS = ("vllm", "sglang", "trtllm")
 GEMM_DTYPES = {"bf16": ("bfloat16", "float16"), "fp8": ("fp8",), "nvfp4": ("nvfp4",)}
+MOE_DTYPES = {
+    "bf16": ("bfloat16", "float16"),
+    "fp8": ("fp8_block", "fp8"),
+    "nvfp4": ("nvfp4",),
+    "int4": ("int4_wo",),
+    "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4"),
+}
 MIN_WIDTH = 256
 """Products narrower than this do not occur in the models of the catalogue and are left out."""
 
@@ -95,13 +102,37 @@ def _calibrate(accelerator: AcceleratorSpec, read: Callable[..., Table | None]) 
     if table is not None:
         found = fit.fit_prefill(table.columns, device)
         result.take("prefill", found, table, _values(fit.prefill_constants(found.values)))  # type: ignore[arg-type]
-    where = {"moe_dtype": ("bfloat16", "float16"), "distribution": ("power_law_1.01",)}
-    table = read("moe", "moe_perf.parquet", ATTENTION_BACKENDS, where)
-    if table is not None:
-        found = fit.fit_moe(table.columns, device, "bf16")
-        result.take("moe", found, table, _values(fit.moe_constants(found.values)))  # type: ignore[arg-type]
+    for dtype, labels in MOE_DTYPES.items():
+        _fit_moe(accelerator, device, read, dtype, labels, result)
     _fit_collective(accelerator, device, read, result)
     return result
+
+
+def _fit_moe(
+    accelerator: AcceleratorSpec,
+    device: Device,
+    read: Callable[..., Table | None],
+    dtype: str,
+    labels: tuple[str, ...],
+    result: Calibration,
+) -> None:
+    """Grouped products of ranks that hold all experts; 4-bit weights meet 16 bits where the device lacks the format."""
+    peaks = accelerator.peak_flops_per_s
+    compute = dtype
+    if dtype == "mxfp4":
+        compute, labels = ("fp8", labels[:1]) if "mxfp4" in peaks else ("bf16", labels[1:])
+    elif dtype == "int4":
+        compute = "bf16"
+    if compute not in peaks:
+        return
+    where = {"moe_dtype": labels, "distribution": ("power_law_1.01",), "moe_ep_size": (1,)}
+    backends = GEMM_BACKENDS[dtype] if dtype in ("fp8", "nvfp4") else ATTENTION_BACKENDS
+    table = read("moe", "moe_perf.parquet", backends, where)
+    if table is None:
+        return
+    found = fit.fit_moe(table.columns, device, dtype, compute)
+    name = "moe" if dtype == "bf16" else f"moe_narrow.{dtype}"
+    result.take(name, found, table, _values(fit.moe_constants(found.values)))  # type: ignore[arg-type]
 
 
 def _fit_collective(

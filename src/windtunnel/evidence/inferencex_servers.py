@@ -1,0 +1,117 @@
+"""How the servers behind InferenceX rows were started, from the harness's public scripts: `catalogue/evidence`."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import yaml
+from pydantic import Field
+
+from windtunnel.evidence.table import Row
+from windtunnel.specs.fields import Source, Spec
+from windtunnel.specs.load import build, catalogue_folder
+
+ROUNDING = 64
+"""Scripts add this to prompt and sequences, and round up to it."""
+CONTEXT_MARGIN = 200
+"""Tokens by which the harness sets the context longer than prompt and output."""
+
+
+class Server(Spec):
+    """Settings of the servers that some rows are about."""
+
+    backend: str
+    model: str = ""
+    accelerator: str = ""
+    version: str = ""
+    since: str = ""
+    until: str = ""
+    most_tokens: int = Field(0, ge=0)
+    and_prompt: bool = False
+    total: bool = False
+    drafts: int = Field(0, ge=0)
+    drafts_attention_dp: int = Field(0, ge=0)
+    poll_steps: dict[int, int] = {}
+    balance_steps: int = Field(0, ge=0)
+    gather_steps: int = Field(0, ge=0)
+    gather_below: int = Field(0, ge=0)
+    gather_share: float = Field(0.0, ge=0, le=1)
+    sequences: bool = False
+    cache_share: float = Field(0.0, ge=0, le=1)
+    prompt: int = Field(0, ge=0)
+    output: int = Field(0, ge=0)
+    why: str
+
+    def about(self, row: Row, model: str, accelerator: str) -> bool:
+        """Whether these settings are those of a row about a model and an accelerator of the catalogue."""
+        day = row.text("measured_on")
+        return (
+            row.text("backend") == self.backend
+            and self.prompt in (0, row.count("isl"))
+            and self.output in (0, row.count("osl"))
+            and model.startswith(self.model)
+            and accelerator.startswith(self.accelerator)
+            and row.text("backend_version").startswith(self.version)
+            and (not self.since or day >= self.since)
+            and (not self.until or (bool(day) and day <= self.until))
+        )
+
+    def drafts_of(self, attention_dp: int) -> int:
+        """Tokens predicted beyond the next one."""
+        return self.drafts_attention_dp if attention_dp > 1 else self.drafts
+
+    def budget(self, prompt: int, output: int, clients: int, attention_dp: int) -> int:
+        """Tokens of a step; 0 for the engine's own setting."""
+        if self.total:
+            return prompt + output + CONTEXT_MARGIN
+        if not self.and_prompt:
+            return self.most_tokens
+        sequences = -(-clients // attention_dp) * (1 + self.drafts_of(attention_dp))
+        least = prompt + sequences + ROUNDING
+        return max(self.most_tokens, -(-least // ROUNDING) * ROUNDING)
+
+    def waited_steps(self, prompt: int, output: int, clients: int, ranks: int, attention_dp: int) -> float:
+        """Steps that a new prompt waits on average before the engine takes it up, lengths being means.
+
+        An engine that looks at its queue every n steps makes prompts wait half of that. One that gathers prompts waits
+        until enough are there or so many steps have passed since the first came.
+        """
+        polled = max((steps for least, steps in self.poll_steps.items() if clients >= least), default=0) / 2.0
+        arrivals = clients / output
+        if attention_dp > 1 and self.balance_steps:
+            return polled + gathered_steps(self.balance_steps, attention_dp, arrivals)
+        if self.gather_steps and ranks < self.gather_below:
+            enough = self.gather_share * self.budget(prompt, output, clients, attention_dp) - clients
+            return polled + gathered_steps(self.gather_steps, math.ceil(enough / prompt), arrivals)
+        return polled
+
+
+def gathered_steps(most: float, enough: int, arrivals: float) -> float:
+    """Mean wait of prompts that are gathered: until `enough` are there or `most` steps after the first.
+
+    >>> round(gathered_steps(20, 3, 0.01), 1), gathered_steps(20, 1, 0.01)
+    (18.3, 0.0)
+    """
+    window = min(most, max(enough - 1, 0) / arrivals)
+    return window * (1.0 + arrivals * window / 2.0) / (1.0 + arrivals * window)
+
+
+class Servers(Spec):
+    """The packaged list, `catalogue/evidence/inferencex.yaml`."""
+
+    settings: tuple[Server, ...]
+    acceptance: float = Field(ge=0, le=1)
+    sources: tuple[Source, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def servers() -> Servers:
+    """The packaged list."""
+    text = (catalogue_folder("evidence") / "inferencex.yaml").read_text(encoding="utf-8")
+    return build(Servers, yaml.safe_load(text), "catalogue/evidence/inferencex.yaml")
+
+
+def server_of(row: Row, model: str, accelerator: str) -> Server | None:
+    """The settings of a row's server, where they are known."""
+    return next((one for one in servers().settings if one.about(row, model, accelerator)), None)

@@ -1,0 +1,90 @@
+"""What the servers behind InferenceX rows were started with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from windtunnel.evidence.inferencex import claims_of_row
+from windtunnel.evidence.inferencex_servers import Server, gathered_steps, servers
+from windtunnel.evidence.outcomes import predict
+from windtunnel.evidence.scenario import Scenario
+from windtunnel.evidence.table import Row
+
+ROW = {
+    "id": "X1",
+    "backend": "trtllm",
+    "backend_version": "1.2.0rc6.post2",
+    "model_path": "deepseek-ai/DeepSeek-R1",
+    "system": "b200_sxm",
+    "precision": "fp8",
+    "mode": "agg",
+    "isl": "1024",
+    "osl": "1024",
+    "gemm_quant_mode": "fp8_block",
+    "moe_quant_mode": "fp8_block",
+    "tp_size": "8.0",
+    "pp_size": "1.0",
+    "attention_dp_size": "1.0",
+    "moe_tp_size": "8.0",
+    "moe_ep_size": "1.0",
+    "silicon_ttft_ms": "200",
+    "silicon_tpot_ms": "10",
+    "concurrency": "16",
+    "measured_on": "2026-02-05",
+}
+
+
+def scenario(**changed: str) -> Scenario:
+    found = claims_of_row(Row(2, ROW | changed))[0].scenario
+    assert found is not None
+    return found
+
+
+def test_the_container_tells_whether_several_tokens_are_predicted() -> None:
+    assert scenario().drafts == 0
+    with_drafts = scenario(backend_version="1.2.0rc6.post3")
+    assert with_drafts.drafts == 3
+    # The scripts leave a step room for one prompt beside the sequences and their drafts.
+    assert with_drafts.max_num_batched_tokens == 1152
+    assert scenario().max_num_batched_tokens == 8192
+
+
+def test_drafts_shorten_the_time_per_token() -> None:
+    plain = predict(scenario()).values["tpot_mean_s"]
+    drafted = predict(scenario(backend_version="1.2.0rc6.post3")).values["tpot_mean_s"]
+    assert 0.4 * plain < drafted < 0.9 * plain
+
+
+def test_prompts_wait_where_the_engine_looks_rarely_or_gathers() -> None:
+    polled = {"backend": "sglang", "backend_version": "0.5.9"}
+    assert scenario(**polled).waited_steps == 15.0
+    assert scenario(**polled, concurrency="8").waited_steps == 5.0
+    assert scenario(**polled, system="h200_sxm").waited_steps == 0.0
+    values = predict(scenario(**polled)).values
+    free = predict(scenario(**polled, system="h200_sxm")).values
+    assert values["ttft_mean_s"] > free["ttft_mean_s"]
+
+
+@given(most=st.floats(1, 100), enough=st.integers(1, 16), arrivals=st.floats(1e-3, 10))
+def test_gathering_waits_no_longer_than_its_limit(most: float, enough: int, arrivals: float) -> None:
+    assert 0.0 <= gathered_steps(most, enough, arrivals) <= most + 1e-9
+
+
+def test_gathering_is_the_mean_of_simulated_waits() -> None:
+    rng = np.random.default_rng(1)
+    most, arrivals, waits = 20.0, 0.2, []
+    times = np.cumsum(rng.exponential(1.0 / arrivals, 200_000))
+    at = 0
+    while at < len(times) - 8:
+        end = min(times[at] + most, times[at + 7])
+        group = times[at : at + 8][times[at : at + 8] <= end]
+        waits += list(end - group)
+        at += len(group)
+    assert gathered_steps(most, 8, arrivals) == pytest.approx(np.mean(waits), rel=0.1)
+
+
+def test_every_setting_says_where_it_is_from() -> None:
+    assert all(isinstance(one, Server) and len(one.why) > 10 for one in servers().settings)
