@@ -20,6 +20,13 @@ def mean_batch(simulation: Simulation, window_tokens: int = 0) -> Batch:
     o = simulation.output_tokens[done].astype(np.float64)
     new = np.maximum(p - simulation.cached_tokens[done], 1.0)
     decodes, context = o - 1.0, (o - 1.0) * (p + o / 2.0)
+    drafts = 0.0
+    if simulation.settings.drafting is not None:
+        # A step that verifies drafts gives a request several of its tokens.
+        rounds = max(float(simulation.rounds.sum()) - len(p), 0.0)
+        steps_of = np.divide(rounds, decodes.sum()) if decodes.sum() else 0.0
+        decodes, context = decodes * steps_of, context * steps_of
+        drafts = float(simulation.drafted.sum())
     start = p - new
     pairs = new * start + new * (new + 1.0) / 2.0
     windowed = windowed_pairs = 0.0
@@ -42,5 +49,6 @@ def mean_batch(simulation: Simulation, window_tokens: int = 0) -> Batch:
         prefill_pairs=max(prefill, per_step(float(pairs.sum()))) if prefill else 0,
         prefill_window_pairs=per_step(windowed_pairs),
         prefill_context_tokens=max(prefill, per_step(float(p.sum()))) if prefill else 0,
-        sampled=max(1, per_step(float(o.sum()))),
+        sampled=max(1, per_step(float(decodes.sum()) + len(p) + drafts)),
+        draft_tokens=per_step(drafts),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Batch:
             for a chunk of `length` tokens after `start` computed ones.
         prefill_window_pairs: the same where a token attends to at most the window's tokens.
         prefill_context_tokens: sum of start + length, the keys that the chunks read.
-        sampled: sequences for which a token is sampled (decodes and last chunks).
+        sampled: rows for which a token is sampled (decodes, their drafted tokens, and last chunks).
+        draft_tokens: drafted tokens that the decoding requests verify beside their own, all together.
     """
 
     decode_requests: int = 0
@@ -32,11 +33,22 @@ class Batch:
     prefill_window_pairs: int = 0
     prefill_context_tokens: int = 0
     sampled: int = 0
+    draft_tokens: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens that the step computes."""
-        return self.decode_requests + self.prefill_tokens
+        return self.decode_requests + self.draft_tokens + self.prefill_tokens
+
+    @property
+    def queries(self) -> int:
+        """Tokens of a decoding request, its drafted ones included, on average and rounded."""
+        return 1 + round(self.draft_tokens / self.decode_requests) if self.decode_requests else 1
+
+    def with_drafts(self, tokens: int) -> Batch:
+        """The batch in which every decoding request verifies so many drafted tokens more."""
+        drafts = self.decode_requests * tokens
+        return replace(self, draft_tokens=self.draft_tokens + drafts, sampled=self.sampled + drafts)
 
     @property
     def requests(self) -> int:

@@ -44,8 +44,9 @@ def expand(model: ModelSpec, plan: PlanSpec, batch: Batch) -> list[Operator]:
     if batch.tokens:
         found += token_operators(model, plan, batch.tokens)
     if batch.decode_requests:
-        found += decode_operators(model, plan, batch.decode_requests, batch.decode_context_tokens)
-        found += decode_window_operators(model, plan, batch.decode_requests, batch.decode_window_tokens)
+        queries = batch.queries
+        found += decode_operators(model, plan, batch.decode_requests, batch.decode_context_tokens, queries)
+        found += decode_window_operators(model, plan, batch.decode_requests, batch.decode_window_tokens, queries)
     if batch.prefill_tokens:
         found += prefill_operators(
             model,

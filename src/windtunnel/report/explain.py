@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from windtunnel.cost.device import device_of
+from windtunnel.cost.draft_steps import DraftPass, draft_passes, verifying
 from windtunnel.cost.memory import MemoryNeed, memory_need
 from windtunnel.cost.steps import StepCost, price_step
 from windtunnel.cost.uncertainty import reach
@@ -54,9 +55,11 @@ class Explanation:
 
     Attributes:
         what: the batch in words, for the heading.
-        rows: operators in order of execution, then waits; their seconds sum to `step.total_s`.
+        rows: operators in order of execution, then waits and the drafter's passes; their seconds sum to `seconds`,
+            except that drafting beside the target hides the shorter of both.
         memory: memory of the worst rank.
         ends_s: time of the pass with all costs at the low and at the high end of their 80 % intervals.
+        drafting: the drafter's passes, with speculative decoding.
     """
 
     deployment: DeploymentSpec
@@ -66,16 +69,41 @@ class Explanation:
     rows: tuple[Row, ...]
     memory: MemoryNeed
     ends_s: tuple[float, float] = (float("nan"), float("nan"))
+    drafting: tuple[DraftPass, ...] = ()
 
     @property
     def seconds(self) -> float:
-        """Time of the pass."""
-        return self.step.total_s
+        """Time of the pass, drafting included."""
+        return _with_drafting(self.deployment, self.step, self.drafting)
+
+    @property
+    def limit_s(self) -> float:
+        """Speed of light of the pass, drafting included."""
+        drafting = sum(one.count * one.limit_s for one in self.drafting)
+        spec = self.deployment.engine.speculative
+        beside = spec is not None and spec.method == "parallel"
+        return max(self.step.limit_s, drafting) if beside else self.step.limit_s + drafting
+
+    @property
+    def tokens_out(self) -> float:
+        """Tokens that requests gain in the pass: the accepted drafts on average, and one each."""
+        spec = self.deployment.engine.speculative
+        drafters = self.batch.sampled - self.batch.draft_tokens
+        if spec is None or not self.batch.draft_tokens:
+            return float(self.batch.sampled)
+        gained = 1.0 + sum(spec.chances[: spec.depth if spec.tree else self.batch.queries - 1])
+        return self.batch.decode_requests * gained + (drafters - self.batch.decode_requests)
+
+    @property
+    def joules(self) -> float:
+        """Dynamic and idle energy of the pass."""
+        dynamic = self.step.joules + sum(one.count * one.joules for one in self.drafting)
+        return dynamic + self.step.static_w * self.seconds
 
     @property
     def interval_s(self) -> float:
         """Time between passes when other batches keep the pipeline's stages busy."""
-        stages = self.step.stage_s
+        stages = self.step.stage_s  # one alone with drafting
         return max(*stages, self.step.host_s) if len(stages) > 1 else self.seconds
 
 
@@ -87,7 +115,8 @@ def explain_step(deployment: DeploymentSpec, batch: Batch, what: str) -> Explana
         batch: the sums of the step.
         what: the batch in words, for the heading.
     """
-    step = price_step(deployment, batch)
+    batch = verifying(deployment, batch)
+    step, drafting = price_step(deployment, batch), draft_passes(deployment, batch)
     rows: dict[str, Row] = {}
     for one in step.operators:
         name, n = one.operator.name, one.operator.count
@@ -104,9 +133,32 @@ def explain_step(deployment: DeploymentSpec, batch: Batch, what: str) -> Explana
         )
     waits = (("kernel launches", step.launch_wait_s, "latency"), ("engine", step.host_s, "host"))
     extra = [Row(name, 1.0, seconds, 0.0, bound, "engine", 0.0, 0.0) for name, seconds, bound in waits if seconds]
+    spec = deployment.engine.speculative
+    if spec is not None and spec.host_s and batch.draft_tokens:
+        extra.append(Row("drafting: host", 1.0, spec.host_s, 0.0, "host", "engine", 0.0, 0.0))
+    extra += [_draft_row(one) for one in drafting]
     far = reach(device_of(deployment.accelerator))
-    ends_s = (price_step(deployment, batch, at=-far).total_s, price_step(deployment, batch, at=far).total_s)
-    return Explanation(deployment, batch, what, step, (*rows.values(), *extra), memory_need(deployment), ends_s)
+
+    def end(at: float) -> float:
+        return _with_drafting(deployment, price_step(deployment, batch, at=at), draft_passes(deployment, batch, at))
+
+    rows_, memory = (*rows.values(), *extra), memory_need(deployment)
+    return Explanation(deployment, batch, what, step, rows_, memory, (end(-far), end(far)), drafting)
+
+
+def _draft_row(one: DraftPass) -> Row:
+    n = one.count
+    return Row(one.name, n, n * one.seconds, n * one.limit_s, one.bound_by, one.source, n * one.flops, n * one.bytes)
+
+
+def _with_drafting(deployment: DeploymentSpec, step: StepCost, drafting: tuple[DraftPass, ...]) -> float:
+    """Seconds of a step and of its drafting, which follows it or goes on beside it."""
+    spec = deployment.engine.speculative
+    seconds = sum(one.count * one.seconds for one in drafting)
+    if spec is None:
+        return step.total_s
+    seconds += spec.host_s if drafting or spec.method == "ngram" else 0.0
+    return max(step.total_s, seconds) if spec.method == "parallel" else step.total_s + seconds
 
 
 def step_chart(explanation: Explanation) -> charts.Chart:
@@ -126,11 +178,11 @@ def step_chart(explanation: Explanation) -> charts.Chart:
 def explain_text(explanation: Explanation) -> str:
     """The step as text: headline, operators, energy, memory."""
     e = explanation
-    share = e.step.limit_s / e.seconds if e.seconds else float("nan")
+    share = e.limit_s / e.seconds if e.seconds else float("nan")
     head = (
         f"{e.what} on {_where(e.deployment)}: {format_seconds(e.seconds)} per step "
         f"({format_seconds(e.ends_s[0])} to {format_seconds(e.ends_s[1])}, 80 % interval). The hardware's limit is "
-        f"{format_seconds(e.step.limit_s)} ({percent(share)} of it). Most of it waits for {_waits(e)}; "
+        f"{format_seconds(e.limit_s)} ({percent(share)} of it). Most of it waits for {_waits(e)}; "
         f"prices are {_PROVENANCE[e.step.source]}."
     )
     return "\n\n".join([paragraph(head), _operators(e), _figures(e), _memory(e.memory)])
@@ -153,7 +205,7 @@ def _waits(e: Explanation) -> str:
         "host": "the engine on the host",
         "latency": "launch latency",
     }
-    return f"{words.get(bound, bound)} ({percent(seconds / e.seconds)})"
+    return f"{words.get(bound, bound)} ({percent(seconds / sum(time.values()))})"
 
 
 def _operators(e: Explanation) -> str:
@@ -169,7 +221,7 @@ def _operators(e: Explanation) -> str:
         )
         for row in sorted(e.rows, key=lambda row: -row.seconds)
     ]
-    rows.append(("one step", format_seconds(e.seconds), "100%", "", format_seconds(e.step.limit_s), "", ""))
+    rows.append(("one step", format_seconds(e.seconds), "100%", "", format_seconds(e.limit_s), "", ""))
     shown = table(("operator", "time", "share", "bound by", "limit", "work", "traffic"), rows, "<>><>>>")
     return "\n\n".join([shown, *_sources(e)])
 
@@ -186,10 +238,12 @@ def _sources(e: Explanation) -> list[str]:
 
 
 def _figures(e: Explanation) -> str:
-    said = [f"{number(e.step.energy_j)} J per step"]
+    said = [f"{number(e.joules)} J per step"]
     if e.batch.sampled:
-        said.append(f"{number(e.step.energy_j / e.batch.sampled)} J per token out")
-        said.append(f"{number(e.batch.sampled / e.interval_s)} tokens out per second and replica")
+        said.append(f"{number(e.joules / e.tokens_out)} J per token out")
+        said.append(f"{number(e.tokens_out / e.interval_s)} tokens out per second and replica")
+    if e.batch.draft_tokens:
+        said.append(f"{number(e.tokens_out)} tokens out of {e.batch.sampled:,} rows at the acceptance given")
     text = "Energy and rate: " + ", ".join(said) + "."
     if e.deployment.plan.pipeline_parallel > 1:
         stages = e.deployment.plan.pipeline_parallel
@@ -218,8 +272,9 @@ def explain_record(e: Explanation) -> dict[str, Any]:
         "batch": plain(e.batch),
         "seconds": e.seconds,
         "seconds_interval80": {"low": e.ends_s[0], "high": e.ends_s[1]},
-        "limit_s": e.step.limit_s,
-        "joules": e.step.energy_j,
+        "limit_s": e.limit_s,
+        "joules": e.joules,
+        "tokens_out": e.tokens_out,
         "stage_s": list(e.step.stage_s),
         "host_s": e.step.host_s,
         "source": e.step.source,

@@ -12,6 +12,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from windtunnel.cost.draft_steps import draft_passes
 from windtunnel.cost.steps import price_step
 from windtunnel.metrics.mean_batch import mean_batch
 from windtunnel.metrics.summary import Metrics
@@ -27,6 +28,7 @@ RESOURCES = {
     "link": "links between accelerators",
     "host": "host overhead",
 }
+DRAFTING = "drafting"
 QUEUE_KV, QUEUE_SLOTS, QUEUE_BUSY = "queueing: KV memory", "queueing: request slots", "queueing: busy replicas"
 LOOKED_AT = 48
 """Waiting requests whose cause is looked up, evenly over the slowest."""
@@ -39,6 +41,9 @@ def step_shares(deployment: DeploymentSpec, batch: Batch) -> dict[str, float]:
     for row in cost.operators:
         seconds[RESOURCES[row.cost.bound_by]] += row.seconds
     seconds[RESOURCES["host"]] += cost.host_s + cost.launch_wait_s
+    drafting_s = sum(one.count * one.seconds for one in draft_passes(deployment, batch))
+    if drafting_s and not deployment.drafter_accelerators:
+        seconds[DRAFTING] += drafting_s
     total = sum(seconds.values())
     return {name: value / total for name, value in sorted(seconds.items(), key=lambda item: -item[1])}
 
@@ -119,6 +124,7 @@ def _with_chunk(simulation: Simulation, deployment: DeploymentSpec, mean: Batch,
     step = prefill_batch([(0, chunk)], window)
     if mean.decode_requests:
         step += decode_batch(mean.decode_requests, mean.decode_context_tokens // mean.decode_requests, window)
+        step = step.with_drafts(mean.queries - 1)
     return step
 
 
