@@ -71,6 +71,9 @@ def train(
     price: options.Price = None,
     settings: options.Settings = None,
     top: Annotated[int, typer.Option("--top", metavar="N", help="Runners-up to list.")] = 5,
+    launch: Annotated[
+        bool, typer.Option("--launch", help="Print how to start it with Megatron-LM, torchtitan and DeepSpeed.")
+    ] = False,
     json_path: options.Json = None,
 ) -> int:
     """Find the best layout of a training job and say why, or price one given layout (--plan).
@@ -89,7 +92,7 @@ def train(
     from windtunnel.report.train_record import train_record
     from windtunnel.report.train_text import train_text
 
-    show(train_text(answer, top), json_path)
+    show(train_text(answer, top, launch=launch), json_path)
     write_json(train_record(answer), json_path)
     return DONE if answer.fits else NO
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.report.train_facts import binding, limit_s, seconds_interval
+from windtunnel.report.train_launch import launch_commands
 from windtunnel.specs.training import TrainingPlan
 from windtunnel.training.answer import Candidate, TrainingAnswer
 from windtunnel.training.step import PARTS
@@ -24,6 +25,7 @@ def train_record(answer: TrainingAnswer) -> dict[str, Any]:
         "frontier": list(answer.frontier),
         "rejected": [{"reason": r.reason, "layouts": r.layouts, "example": r.example} for r in answer.rejected],
         "counts": answer.counts,
+        "launch": [] if answer.best is None else list(launch_commands(answer.best.job)),
         "smallest_cluster": None if answer.smallest is None else _cluster(answer),
         "closest_memory": None if answer.nearest is None else answer.nearest.as_dict(),
         "budget": answer.budget,

@@ -6,6 +6,7 @@ import math
 
 from windtunnel.report.text import WIDTH, number, paragraph, percent, table
 from windtunnel.report.train_facts import binding, layout_sentence, limit_s, parts_of, seconds_interval
+from windtunnel.report.train_launch import launch_commands, launch_text
 from windtunnel.training.answer import Budget, Candidate, TrainingAnswer
 from windtunnel.training.memory import MemoryStack
 from windtunnel.units import format_seconds, format_si, format_usd
@@ -18,12 +19,13 @@ _PROVENANCE = {
 _GOALS = {"time": "the shortest step", "price": "the fewest dollars per token", "energy": "the least energy per token"}
 
 
-def train_text(answer: TrainingAnswer, top: int = 5) -> str:
+def train_text(answer: TrainingAnswer, top: int = 5, *, launch: bool = False) -> str:
     """The whole answer.
 
     Args:
         answer: what was found.
         top: how many runners-up to list.
+        launch: say how to start the best layout with each engine.
     """
     parts = [headline(answer)]
     if answer.best is not None:
@@ -31,7 +33,10 @@ def train_text(answer: TrainingAnswer, top: int = 5) -> str:
         parts += [_layout(best), _time(best), stack_text(best.memory), _figures(best), _budget(answer.budget)]
     else:
         parts.append(_nearest(answer))
-    parts += [_runners_up(answer, top), _rejected(answer), _notes(answer), _effort(answer)]
+    parts += [_runners_up(answer, top), _rejected(answer)]
+    if launch and answer.best is not None:
+        parts += [launch_text(one) for one in launch_commands(answer.best.job)]
+    parts += [_notes(answer), _effort(answer)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -79,13 +79,13 @@ class Counts:
     """How far the search looked.
 
     Attributes:
-        considered: layouts whose degrees divide the model and the cluster, with every set of flags.
-        valid: those whose batch divides as well, so that they can run.
+        degrees: combinations of degrees that divide model and cluster.
+        valid: layouts that can run: those whose batch divides as well, with every set of flags.
         fit: those that fit in memory; all of them have a closed-form time.
         priced: those priced with their pipeline played out.
     """
 
-    considered: int = 0
+    degrees: int = 0
     valid: int = 0
     fit: int = 0
     priced: int = 0

@@ -40,6 +40,9 @@ class EngineFeatures(Spec):
     tensor_overlap: bool
     recompute: tuple[str, ...]
     offload: dict[str, tuple[Offload, ...]] = {}
+    context_alone: bool = False
+    staged_expert: bool = True
+    even_stages: bool = False
     sources: tuple[Source, ...] = ()
 
 

@@ -58,7 +58,7 @@ class Screened:
     Attributes:
         clusters: every cluster with the layouts that were looked at.
         blocks: layouts that fit, by cluster and flags.
-        considered, valid, fit: counts of layouts.
+        degrees, valid, fit: as in `Counts`.
         invalid: layouts whose batch does not divide, by reason.
         least_copies: the fewest data-parallel ranks of any layout.
         least: memory of the layout that takes least, and that layout; None before any was looked at.
@@ -67,7 +67,7 @@ class Screened:
 
     clusters: list[Cluster] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
-    considered: int = 0
+    degrees: int = 0
     valid: int = 0
     fit: int = 0
     invalid: Counter[str] = field(default_factory=Counter)
@@ -108,7 +108,7 @@ def _clusters(question: TrainingQuestion, found: Screened, offload: bool) -> Ite
         for reason, holds in divided(table, job).items():
             found.invalid[reason] += int((good & ~holds).sum())
             good &= holds
-        found.considered += len(table)
+        found.degrees += len(table)
         table = table.take(good)
         if sum(int(runnable(table, one, question, job).sum()) for one in flags) > MANY:
             table, found.thinned = thinned(table, job.model.layers), True

@@ -228,7 +228,7 @@ def search_layouts(
         objective=question.objective,
         best=None,
         candidates=tuple(candidates),
-        counts=Counts(screened.considered, screened.valid, screened.fit, len(search.found)),
+        counts=Counts(screened.degrees, screened.valid, screened.fit, len(search.found)),
         notes=_notes(search, bool(candidates)),
     )
     answer = with_reasons(answer, question)

@@ -108,7 +108,7 @@ def table_of(job: TrainingJob, features: EngineFeatures, wanted: Mapping[str, tu
     """Every layout of a cluster whose degrees divide model and cluster."""
     rows: list[Ints] = []
     for tp, pp, cp in product(_tensor(job, features, wanted), _pipeline(job, features, wanted), _context(job, wanted)):
-        if job.gpus % (tp * pp * cp):
+        if job.gpus % (tp * pp * cp) or not _combined(job, features, wanted, (tp, pp, cp)):
             continue
         experts = _experts(job, features, wanted, tp, job.gpus // pp)
         virtual = _virtual(job, features, wanted, pp)
@@ -126,6 +126,18 @@ def table_of(job: TrainingJob, features: EngineFeatures, wanted: Mapping[str, tu
 def _chosen(wanted: Mapping[str, tuple[Any, ...]], name: str, own: list[int]) -> list[int]:
     """The user's values of a degree, else the search's own."""
     return [int(value) for value in wanted[name]] if name in wanted else own
+
+
+def _combined(
+    job: TrainingJob, features: EngineFeatures, wanted: Mapping[str, tuple[Any, ...]], degrees: tuple[int, int, int]
+) -> bool:
+    """Whether the engine runs these degrees together, where the user has not named them."""
+    tp, pp, cp = degrees
+    if job.model.moe is not None and pp > 1 and not features.staged_expert:
+        return False
+    if features.even_stages and job.model.layers % pp and "pipeline_parallel" not in wanted:
+        return False
+    return not (features.context_alone and cp > 1 and max(tp, pp) > 1) or "context_parallel" in wanted
 
 
 def _tensor(job: TrainingJob, features: EngineFeatures, wanted: Mapping[str, tuple[Any, ...]]) -> list[int]:
