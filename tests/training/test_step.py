@@ -94,6 +94,24 @@ PLANS: list[dict[str, Any]] = [
 ]
 
 
+def test_checkpoints_by_operator_repeat_every_second_product() -> None:
+    """torchtitan: keys, attention's output and the MLP's up projection are multiplied again, the rest is kept."""
+    asked = training_job(
+        "llama-3.1-8b",
+        "h100-sxm",
+        gpus=8,
+        global_batch_sequences=8,
+        seq_len=4096,
+        plan=TrainingPlan(zero_stage=3),
+        engine="torchtitan",
+    )
+    plain, model = price(asked), asked.model
+    again = price(asked.model_copy(update={"plan": asked.plan.model_copy(update={"recompute": "selective"})}))
+    products = model.hidden * (model.kv_heads * model.head_dim + model.heads * model.head_dim + model.ffn)
+    expected = 2.0 * products * model.layers * asked.tokens
+    assert again.hardware_flops - plain.hardware_flops == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("plan", PLANS)
 def test_parts_add_up_to_the_step(plan: dict[str, Any]) -> None:
     priced = price(job(**plan), timeline=True)

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
 from windtunnel.operators.training import (
     GroupCollective,
     LayerPhases,
     Phase,
-    attention,
     gradients,
     group_collective,
     linear,
-    score_passes,
     streamed,
 )
 from windtunnel.specs.fields import DTYPE_BYTES, Dtype
-from windtunnel.specs.model import LatentAttention, ModelSpec
+from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.training import TrainingPlan
 
 EAGER_RMSNORM_PASSES = 6.0
@@ -45,6 +41,8 @@ class Microbatch:
         async_backward: collectives of input gradients run behind the weight gradient.
         dedupe: see `GroupCollective.dedupe`.
         sent_share: copies of a token that are sent, over its experts (1 when every copy travels).
+        every_second: selective recomputation goes by operator: every second matrix product of a layer and all that is
+            not a product, attention or a reduce-scatter (torchtitan).
     """
 
     sequences: Number
@@ -57,6 +55,7 @@ class Microbatch:
     async_backward: bool = True
     dedupe: Number = 1.0
     sent_share: Number = 1.0
+    every_second: bool = False
 
     @property
     def tokens(self) -> Number:
@@ -90,6 +89,8 @@ class Recorder:
     def again(self, module: str) -> bool:
         """Whether the backward pass computes a module again."""
         plan = self.micro.plan
+        if self.micro.every_second:
+            return module in ("norm", "rotary", "activation", "cast")
         return plan.recompute == "full" or (plan.recompute == "selective" and module in plan.recompute_modules)
 
     def forward(self, module: str, *operators: Operator) -> None:
@@ -134,6 +135,11 @@ class Recorder:
         self.phases.weight_gradient.compute.extend(weight)
         return back[0], weight[0]
 
+    def second(self, name: str, rows: Number, n: Number, k: Number) -> None:
+        """A product that is computed again because it is every second one of its layer."""
+        if self.micro.every_second:
+            self.phases.recompute.compute.append(linear(f"{name}, again", rows, n, k, self.micro.dtype))
+
     def cast(self, rows: Number, width: Number, *, forward: bool) -> None:
         """Conversion to a narrow format, row-wise and column-wise copies (8-bit and 4-bit arithmetic only)."""
         bytes_each = DTYPE_BYTES[self.micro.dtype]
@@ -153,14 +159,16 @@ def layer_phases(model: ModelSpec, micro: Microbatch, *, routed: bool) -> LayerP
         micro: the microbatch and layout.
         routed: whether its MLP is a mixture of experts.
     """
-    from windtunnel.operators.training_moe import routed_mlp  # it builds on this module
+    # They build on this module.
+    from windtunnel.operators.training_attention import grouped_query, latent_attention
+    from windtunnel.operators.training_moe import routed_mlp
 
     rec = Recorder(micro)
     norm(rec, model)
     if model.latent is not None:
-        _latent(rec, model, model.latent)
+        latent_attention(rec, model, model.latent)
     else:
-        _grouped_query(rec, model)
+        grouped_query(rec, model)
     residual(rec, model.hidden)
     if not model.parallel_attention:
         norm(rec, model)
@@ -265,6 +273,7 @@ def dense_mlp(rec: Recorder, model: ModelSpec, ffn: int, module: str) -> None:
     # Side by side with attention it reads the same gathered input, and both outputs are reduced as one.
     together = model.parallel_attention
     column_linear(rec, module, "mlp up", gate * width, model.hidden, trains=trains, sends=not together)
+    rec.second("mlp up", m.tokens, width, model.hidden)
     activation(rec, m.tokens, width, gated=model.gated_mlp)
     rec.cast(m.tokens, model.hidden, forward=False)
     row_linear(rec, module, "mlp down", model.hidden, width)
@@ -279,118 +288,6 @@ def activation(rec: Recorder, rows: Number, width: Number, *, gated: bool) -> No
         rec.stream("activation", "activation", rows, (3 * width, 2 * width), (5 * width, 3 * width))
     else:
         rec.stream("activation", "activation", rows, (2 * width, width), (3 * width, 2 * width))
-
-
-def _grouped_query(rec: Recorder, model: ModelSpec) -> None:
-    m, h, dim = rec.micro, model.hidden, model.head_dim
-    q_heads = model.heads / m.tp
-    kv_heads = np.maximum(model.kv_heads / m.tp, 1.0)
-    width = (q_heads + 2 * kv_heads) * dim
-    column_linear(rec, "qkv", "qkv", width, h, trains=not m.plan.lora_rank)
-    rotated = (q_heads + kv_heads) * dim
-    passes = 1.0 if m.plan.fused_kernels else 3.0
-    if model.qk_norm:
-        rec.stream("norm", "qk norm", m.tokens, (rotated, rotated), (2 * rotated, rotated))
-    if model.position == "rope":
-        each = (passes * rotated, passes * rotated)
-        rec.stream("rotary", "rotary embedding", m.tokens, each, each)
-    # Unfused attention computes the whole square and masks it, windows included.
-    slow_sinks = model.attention_sinks and not m.plan.fused_sinks
-    skips = m.plan.flash_attention and not slow_sinks
-    windowed = model.window_layers / model.layers if skips else 0.0
-    pairs = (1.0 - windowed) * _pairs(m) + windowed * _pairs(m, model.window_tokens)
-    scores(rec, pairs, q_heads, kv_heads, dim, dim, slow_sinks=slow_sinks)
-    rec.cast(m.tokens, q_heads * dim, forward=True)
-    rec.cast(m.tokens, width, forward=False)
-    rec.cast(m.tokens, h, forward=False)
-    row_linear(rec, "projection", "attention output", h, q_heads * dim, sends=not model.parallel_attention)
-
-
-def _pairs(m: Microbatch, window_tokens: int = 0) -> Number:
-    """Query-key pairs of a rank's causal attention, over its context share.
-
-    With sequences cut into consecutive pieces, the last of n ranks attends to all keys and sets the pace:
-    (2 - 1 / n) times the even share.
-    """
-    s = m.seq_len
-    pairs = s * (s + 1) / 2
-    if window_tokens:
-        short = np.maximum(np.asarray(s, dtype=np.float64) - window_tokens, 0.0)
-        pairs = pairs - short * (short + 1) / 2
-    even = m.plan.context_balanced or m.plan.context_method == "ulysses"
-    return m.sequences * pairs / m.cp * (1.0 if even else 2.0 - 1.0 / m.cp)
-
-
-def scores(
-    rec: Recorder, pairs: Number, q_heads: Number, kv_heads: Number, dim: int, v_dim: int, *, slow_sinks: bool = False
-) -> None:
-    """Attention itself, with the context-parallel exchange of keys and values or of heads."""
-    m, plan = rec.micro, rec.micro.plan
-    ulysses = plan.context_method == "ulysses"
-    heads = (q_heads / m.cp, np.maximum(kv_heads / m.cp, 1.0)) if ulysses else (q_heads, kv_heads)
-    tokens = m.tokens * m.cp if ulysses else m.tokens
-    each = pairs * m.cp if ulysses else pairs
-    dtype: Dtype = plan.attention_dtype
-    made = [
-        attention(
-            tokens,
-            each,
-            m.tokens * m.cp,
-            q_heads=heads[0],
-            kv_heads=heads[1],
-            head_dim=dim,
-            v_head_dim=v_dim,
-            backward=backward,
-            flash=plan.flash_attention,
-            dtype=dtype,
-            version=plan.flash_version,
-            slow_sinks=slow_sinks,
-            passes=score_passes(backward=backward, fused=plan.fused_kernels, dropout=plan.dropout),
-        )
-        for backward in (False, True)
-    ]
-    rec.forward("core_attention", made[0])
-    rec.backward(made[1])
-    if ulysses:
-        sent = m.tokens * ((q_heads + kv_heads) * dim + (q_heads + kv_heads) * v_dim) * ACTIVATION_BYTES
-        one = group_collective("heads for context", "all_to_all", sent, "context", m.cp)
-        rec.send("core_attention", one, one)
-        return
-    keys = m.tokens * m.cp * kv_heads * (dim + v_dim) * ACTIVATION_BYTES
-    ring = group_collective("keys and values", "all_gather", keys, "context", m.cp)
-    back = group_collective("keys, values and gradients", "all_gather", 2.0 * keys, "context", m.cp)
-    rec.phases.forward.pieced.append((ring, made[0]))
-    if rec.again("core_attention"):
-        rec.phases.recompute.pieced.append((ring, made[0]))
-    rec.phases.input_gradient.pieced.append((back, made[1]))
-
-
-def _latent(rec: Recorder, model: ModelSpec, a: LatentAttention) -> None:
-    """Multi-head latent attention: the down projections are replicated over TP, heads are sharded."""
-    m, h = rec.micro, model.hidden
-    heads = model.heads / m.tp
-    trains = not m.plan.lora_rank
-    rows = m.rows
-    q_dim, dtype = a.qk_nope_head_dim + a.qk_rope_head_dim, m.dtype
-    if a.q_lora_rank:
-        rec.product("qkv", linear("query down", rows, a.q_lora_rank, h, dtype), trains=trains)
-        rec.stream("norm", "query norm", rows, (a.q_lora_rank, a.q_lora_rank), (2 * a.q_lora_rank, a.q_lora_rank))
-        column_linear(rec, "latent_up", "query up", heads * q_dim, a.q_lora_rank, trains=trains)
-    else:
-        column_linear(rec, "qkv", "query", heads * q_dim, h, trains=trains)
-    latent = a.kv_lora_rank + a.qk_rope_head_dim
-    rec.product("qkv", linear("latent down", rows, latent, h, dtype), trains=trains)
-    rec.stream("norm", "latent norm", rows, (a.kv_lora_rank, a.kv_lora_rank), (2 * a.kv_lora_rank, a.kv_lora_rank))
-    up = heads * (a.qk_nope_head_dim + a.v_head_dim)
-    column_linear(rec, "latent_up", "latent up", up, a.kv_lora_rank, trains=trains)
-    # Rotary parts are turned and laid beside the others: queries and keys are written once more.
-    joined = (2 * heads * q_dim, 2 * heads * q_dim)
-    rec.stream("latent_up", "rotary embedding", m.tokens, joined, joined)
-    scores(rec, _pairs(m), heads, heads, q_dim, a.v_head_dim)
-    rec.cast(m.tokens, heads * a.v_head_dim, forward=True)
-    rec.cast(m.tokens, heads * (2 * q_dim + a.v_head_dim), forward=False)
-    rec.cast(m.tokens, h, forward=False)
-    row_linear(rec, "projection", "attention output", h, heads * a.v_head_dim)
 
 
 def _adapters(rec: Recorder, model: ModelSpec) -> None:

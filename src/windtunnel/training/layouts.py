@@ -91,6 +91,7 @@ class Layouts:
             async_backward=self.engine.async_tensor_backward,
             dedupe=self._node_share() / self._rank_share(),
             sent_share=self._rank_share(),
+            every_second=self.plan.recompute == "selective" and checkpoints_by_operator(self.job),
         )
 
     def _node_share(self) -> Number:
@@ -112,6 +113,12 @@ class Layouts:
             return 1.0
         top, count = float(moe.experts_per_token), np.asarray(places, dtype=np.float64)
         return np.where(count > 1, count / top * (1.0 - (1.0 - 1.0 / count) ** top), 1.0)
+
+
+def checkpoints_by_operator(job: TrainingJob) -> bool:
+    """Whether selective recomputation goes by operator: torchtitan, on layers of products and attention alone."""
+    model = job.model
+    return job.engine == "torchtitan" and model.gated_mlp and model.moe is None and model.latent is None
 
 
 def layouts_of(job: TrainingJob) -> Layouts:
