@@ -133,7 +133,7 @@ def format_seconds(value: float, digits: int = 3) -> str:
     if not math.isfinite(value):
         return "-"
     if abs(value) >= 172800.0:
-        return f"{value / 86400.0:.{digits}g} d"
+        return _scaled(value, [(86400.0, "d")], digits)
     if abs(value) >= 7200.0:
         return f"{value / 3600.0:.{digits}g} h"
     if abs(value) >= 120.0:
