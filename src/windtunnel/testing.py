@@ -31,7 +31,7 @@ from windtunnel.serving.schedulers import scheduler_info
 from windtunnel.serving.settings import SchedulerSettings
 from windtunnel.workload.table import RequestTable, request_table
 
-__all__ = ["Conformance", "check_policy", "violations"]
+__all__ = ["Conformance", "check_policy", "run_violations", "violations"]
 
 SURFACE = linear_surface(0.05, 5e-4, 5e-8)
 """Slow steps, so that promises in seconds (promotion after so long) come to bear within a short run."""
@@ -89,7 +89,7 @@ def violations(policy: Policy | str, *, runs: int = 6, seed: int = 0) -> Conform
                 steps + int(one.steps.sum()),
                 preemptions + int(one.preemptions.sum()),
             )
-            said.update(dict.fromkeys(_of_run(one, settings)))
+            said.update(dict.fromkeys(run_violations(one)))
             said.update(dict.fromkeys(_determinism(policy, workload, settings, one, plain=number == 0)))
     said.update(dict.fromkeys(_starvation(policy)))
     return Conformance(name, count, steps, preemptions, tuple(said))
@@ -122,7 +122,12 @@ def random_workload(rng: np.random.Generator, n: int = 40) -> RequestTable:
     )
 
 
-def _of_run(run_: Simulation, settings: SchedulerSettings) -> Iterator[str]:
+def run_violations(run_: Simulation) -> Iterator[str]:
+    """What does not hold in one run of which every step was kept: tokens, blocks, limits, progress, time.
+
+    Verified drafts that were rejected, or accepted beyond a request's end, are computed for nothing.
+    """
+    settings = run_.settings
     steps = run_.step_table
     assert steps is not None
     usable = settings.num_blocks - 1
@@ -137,7 +142,14 @@ def _of_run(run_: Simulation, settings: SchedulerSettings) -> Iterator[str]:
     if np.any(computed < needed):
         yield "tokens: a request finished although not all of its tokens were computed"
     calm = run_.preemptions == 0
-    if np.any(computed[calm] > needed[calm]) and run_.settings.scheduler != "static":  # whose batches are padded
+    drafts = settings.drafting
+    if drafts is not None:
+        least = needed.sum() + int(run_.drafted.sum() - run_.accepted.sum())
+        # Beyond a request's end, in a step under way at its end, and beside a prompt found in the prefix cache.
+        rounds = 1 + settings.async_scheduling + settings.enable_prefix_caching
+        if calm.all() and not least <= computed.sum() <= least + rounds * (1 + drafts.tokens) * len(run_):
+            yield "tokens: more or fewer tokens were computed than requests have and rejected, without a preemption"
+    elif np.any(computed[calm] > needed[calm]) and settings.scheduler != "static":  # whose batches are padded
         yield "tokens: more tokens were computed than a request has, without a preemption"
     if not np.array_equal(run_.output_tokens, output):
         yield "tokens: a request got another number of tokens than it asked for"
@@ -145,7 +157,7 @@ def _of_run(run_: Simulation, settings: SchedulerSettings) -> Iterator[str]:
         yield "blocks: more blocks in use than there are"
     if steps.free_blocks[-1] != usable:
         yield "blocks: blocks are still held although everybody has left"
-    if np.any(steps.tokens > run_.settings.max_num_batched_tokens):
+    if np.any(steps.tokens > settings.max_num_batched_tokens):
         yield "limits: a step above the token budget"
     if np.any(steps.running > settings.max_num_seqs):
         yield "limits: more requests running than max_num_seqs"
