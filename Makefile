@@ -25,6 +25,7 @@ lint: $(DEV_READY) ## style, types and the direction of imports
 
 bench: $(DEV_READY) ## speed of the hot loop and of a search; compare ratios, not seconds
 	$(BIN)/python benchmarks/hot_loop.py
+	$(BIN)/python benchmarks/training_search.py
 
 docs: $(DEV_READY) ## regenerate the reference pages from the specs
 	$(BIN)/python docs/generate.py

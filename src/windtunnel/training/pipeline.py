@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from windtunnel.specs.training import Schedule
+from windtunnel.training.levels import levels_of
 from windtunnel.training.schedule import Order, Pass, orders
 
 PLAYED_GROUPS = 3
@@ -88,16 +91,15 @@ def play(
         whole: play every microbatch, however many.
         timeline: keep every pass.
     """
-    chunks = len(stages) // ranks
     groups = PLAYED_GROUPS * max(ranks, 2)
     if whole or microbatches <= groups + ranks:
-        return _played(orders(schedule, ranks, chunks, microbatches), stages, ranks, microbatches, hop_s, timeline)
+        return _once(schedule, stages, ranks, microbatches, hop_s, timeline)
     few = groups + microbatches % ranks
     step = max(ranks, 2) if schedule != "dualpipe" else 2 * ranks
     few += (microbatches - few) % step
-    first = _played(orders(schedule, ranks, chunks, few), stages, ranks, few, hop_s, timeline)
+    first = _once(schedule, stages, ranks, few, hop_s, timeline)
     more = few + step
-    second = _played(orders(schedule, ranks, chunks, more), stages, ranks, more, hop_s, False)
+    second = _once(schedule, stages, ranks, more, hop_s, False)
     times = (microbatches - few) / step
     return Played(
         seconds=first.seconds + times * (second.seconds - first.seconds),
@@ -106,6 +108,21 @@ def play(
         runs=first.runs,
         whole=False,
     )
+
+
+def _once(
+    schedule: Schedule, stages: Sequence[StageSeconds], ranks: int, microbatches: int, hop_s: float, timeline: bool
+) -> Played:
+    """All microbatches: level by level, or pass by pass where the passes are wanted or run jointly (DualPipe)."""
+    chunks = len(stages) // ranks
+    if timeline or (schedule == "dualpipe" and ranks > 1):
+        order = orders(schedule, ranks, chunks, microbatches)
+        return _played(order, stages, ranks, microbatches, hop_s, timeline)
+    took = np.array([(one.forward, one.input_gradient, one.weight_gradient) for one in stages]).T
+    took = np.vstack([took, took[1] + took[2]])
+    done, busy = levels_of(schedule, ranks, chunks, microbatches).play(took, hop_s if ranks > 1 else 0.0)
+    ends = tuple(done.tolist())
+    return Played(max(ends), ends, tuple(busy.tolist()), (), True)
 
 
 def _played(
