@@ -118,3 +118,21 @@ def test_the_host_converts_experts_one_by_one_in_narrow_formats() -> None:
     assert float(np.asarray(wide.forward.by_expert)) == 0
     slow = price(job(compute_dtype="fp8", micro_batch=1)).seconds
     assert price(job(compute_dtype="fp8", micro_batch=1, cuda_graphs=True)).seconds < slow
+
+
+@pytest.mark.parametrize(("engine", "last"), [("megatron", True), ("torchtitan", False), ("fsdp", False)])
+def test_full_recomputation_may_stop_before_the_last_product(engine: str, last: bool) -> None:
+    asked = training_job(
+        "llama-3.1-8b",
+        "h100-sxm",
+        gpus=8,
+        global_batch_sequences=8,
+        seq_len=4096,
+        plan=TrainingPlan(zero_stage=3, recompute="full"),
+        engine=engine,  # type: ignore[arg-type]
+    )
+    again = {
+        op.name for op in layer_phases(asked.model, layouts_of(asked).microbatch(), routed=False).recompute.compute
+    }
+    assert ("mlp down" in again) == last
+    assert {"mlp up", "attention", "qkv"} <= again

@@ -51,6 +51,9 @@ class EngineHabits(Spec):
         False,
         description="each shard is reduced to and broadcast from its owner, one after another, not gathered at once",
     )
+    early_stop: bool = Field(
+        False, description="computing a layer again stops with what its gradients need: without its last product"
+    )
     async_tensor_backward: bool = Field(description="TP collectives of input gradients run behind weight gradients")
 
 

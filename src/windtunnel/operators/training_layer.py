@@ -43,6 +43,8 @@ class Microbatch:
         sent_share: copies of a token that are sent, over its experts (1 when every copy travels).
         every_second: selective recomputation goes by operator: every second matrix product of a layer and all that is
             not a product, attention or a reduce-scatter (torchtitan).
+        early_stop: full recomputation of a layer ends before its last product, whose output no gradient needs
+            (PyTorch's non-reentrant checkpoints).
     """
 
     sequences: Number
@@ -56,6 +58,7 @@ class Microbatch:
     dedupe: Number = 1.0
     sent_share: Number = 1.0
     every_second: bool = False
+    early_stop: bool = False
 
     @property
     def tokens(self) -> Number:
@@ -85,10 +88,13 @@ class Recorder:
 
     micro: Microbatch
     phases: LayerPhases = field(default_factory=LayerPhases)
+    ended: bool = False
 
     def again(self, module: str) -> bool:
         """Whether the backward pass computes a module again."""
         plan = self.micro.plan
+        if self.ended and self.micro.early_stop and plan.recompute == "full":
+            return False
         if self.micro.every_second:
             return module in ("norm", "rotary", "activation", "cast")
         return plan.recompute == "full" or (plan.recompute == "selective" and module in plan.recompute_modules)
@@ -276,6 +282,8 @@ def dense_mlp(rec: Recorder, model: ModelSpec, ffn: int, module: str) -> None:
     rec.second("mlp up", m.tokens, width, model.hidden)
     activation(rec, m.tokens, width, gated=model.gated_mlp)
     rec.cast(m.tokens, model.hidden, forward=False)
+    # A norm behind it would need its output again; the shared expert of a mixture is not the last product.
+    rec.ended = module == "mlp" and model.norms_per_layer <= 2
     row_linear(rec, module, "mlp down", model.hidden, width)
 
 

@@ -91,6 +91,7 @@ class Layouts:
             async_backward=self.engine.async_tensor_backward,
             dedupe=self._node_share() / self._rank_share(),
             sent_share=self._rank_share(),
+            early_stop=self.engine.early_stop,
             every_second=self.plan.recompute == "selective" and checkpoints_by_operator(self.job),
         )
 
