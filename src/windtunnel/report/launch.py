@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from windtunnel.report.launch_speculative import sglang_speculation, vllm_speculation
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.model import ModelSpec
 
@@ -165,7 +166,8 @@ def vllm(deployment: DeploymentSpec, served: str = "") -> Launch:
         words += ["--no-enable-prefix-caching"]
     if not engine.graphs:
         words += ["--enforce-eager"]
-    return Launch("vLLM", tuple(words), copies, tuple(notes))
+    drafting, said = vllm_speculation(deployment)
+    return Launch("vLLM", (*words, *drafting), copies, (*notes, *said))
 
 
 def sglang(deployment: DeploymentSpec, served: str = "") -> Launch:
@@ -202,4 +204,5 @@ def sglang(deployment: DeploymentSpec, served: str = "") -> Launch:
         words += ["--disable-radix-cache"]
     if not engine.graphs:
         words += ["--disable-cuda-graph"]
-    return Launch("SGLang", tuple(words), copies, tuple(notes))
+    drafting, said = sglang_speculation(deployment)
+    return Launch("SGLang", (*words, *drafting), copies, (*notes, *said))
