@@ -21,15 +21,16 @@ import numpy as np
 
 from windtunnel.errors import InfeasibleError, SpecError
 from windtunnel.specs.prices import price_usd_per_h
-from windtunnel.specs.training import TrainingJob
+from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.training.answer import Budget, Candidate, Counts, Objective, Rejected, TrainingAnswer, budget_of
+from windtunnel.training.layouts import ModelSeconds, layouts_of, model_seconds
 from windtunnel.training.memory import account
 from windtunnel.training.memory_fits import smallest_cluster
 from windtunnel.training.offload import check_offload, is_offloaded
 from windtunnel.training.question import TrainingQuestion
 from windtunnel.training.reasons import rejections, with_reasons, without_layout
 from windtunnel.training.screen import Block, Floats, Progress, Screened, screen
-from windtunnel.training.step import StepTime, price
+from windtunnel.training.step import StepTime, model_key, price
 
 __all__ = [
     "Budget",
@@ -63,6 +64,7 @@ class Search:
         self.progress = progress
         self.found: Found = {}
         self.refused: dict[tuple[int, int], str] = {}
+        self.parts: dict[tuple[str, int, TrainingPlan], ModelSeconds] = {}
         self.cut_short = False
         self.offload = False
         self.screened = screen(question, progress=progress)
@@ -175,10 +177,17 @@ class Search:
             try:
                 if is_offloaded(job):
                     check_offload(job)
-                self.found[key] = price(job)
+                self.found[key] = price(job, seconds=self._model_seconds(job))
             except (InfeasibleError, SpecError) as error:
                 self.refused[key] = str(error)
         return self.found.get(key)
+
+    def _model_seconds(self, job: TrainingJob) -> ModelSeconds:
+        """Seconds of the model's parts, which layouts that differ in stages and sharding share."""
+        key = (job.accelerator.name, job.gpus, model_key(job.plan))
+        if key not in self.parts:
+            self.parts[key] = model_seconds(layouts_of(job))
+        return self.parts[key]
 
     def candidates(self) -> list[Candidate]:
         """The best priced layouts and the best of every kind, best first, with their memory."""

@@ -10,10 +10,10 @@ import numpy as np
 from windtunnel.cost.training import PhaseSeconds
 from windtunnel.errors import InfeasibleError
 from windtunnel.specs.prices import price_usd_per_h
-from windtunnel.specs.training import TrainingJob
+from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.training.energy import step_joules, work_of
 from windtunnel.training.flops import training_flops_per_token
-from windtunnel.training.layouts import Layouts, layouts_of, model_seconds
+from windtunnel.training.layouts import Layouts, ModelSeconds, layouts_of, model_seconds
 from windtunnel.training.offload import is_offloaded, offload_time
 from windtunnel.training.pipeline import Played, Run, StageSeconds, play
 from windtunnel.training.sharding import Values, optimizer_seconds
@@ -121,15 +121,16 @@ def peak_flops_per_s(job: TrainingJob) -> float:
     return layouts_of(job).device().peak_flops_per_s(dtype)
 
 
-def price(job: TrainingJob, *, timeline: bool = False) -> StepTime:
+def price(job: TrainingJob, *, timeline: bool = False, seconds: ModelSeconds | None = None) -> StepTime:
     """Price one step of a job whose layout fits (see `specs.training_check`).
 
     Args:
         job: model, cluster, batch and plan.
         timeline: play every microbatch and keep all passes.
+        seconds: seconds of the model's parts, where they are known (`model_key`).
     """
     plan = job.plan
-    work = _works(job)
+    work = _works(job, seconds)
     layouts = work.layouts
     hop = float(hop_seconds(layouts))
     played = _play(work, hop, timeline)
@@ -193,9 +194,15 @@ class _Works:
         return found
 
 
-def _works(job: TrainingJob) -> _Works:
+def model_key(plan: TrainingPlan) -> TrainingPlan:
+    """What the seconds of a model's parts depend on: the plan without stages, schedule and sharding."""
+    apart = {"pipeline_parallel": 1, "virtual_stages": 1, "schedule": "1f1b", "stage_layers": ()}
+    return plan.model_copy(update=apart | {"zero_stage": 0, "zero_group": 0})
+
+
+def _works(job: TrainingJob, seconds: ModelSeconds | None) -> _Works:
     layouts, shapes = layouts_of(job), stage_shapes(job)
-    seconds = model_seconds(layouts)
+    seconds = seconds or model_seconds(layouts)
     known = {shape: stage_work(layouts, seconds, shape) for shape in dict.fromkeys(shapes)}
     held = tuple(tuple(rank_stages(job, rank)) for rank in range(job.plan.pipeline_parallel))
     parts = {shape: _stage_parts(one) for shape, one in known.items()}
