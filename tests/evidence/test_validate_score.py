@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windtunnel.evidence.intervals import LEAST_ROWS, band, bands_of, kind_of, with_interval
+from windtunnel.evidence.intervals import (
+    LEAST_ROWS,
+    band,
+    bands_of,
+    end_to_end,
+    growth_by_freedom,
+    kind_of,
+    with_interval,
+)
 from windtunnel.evidence.scenario import Claim
 from windtunnel.evidence.score import Result, record, summary
 
@@ -83,3 +92,16 @@ def test_every_interval_holds_its_prediction() -> None:
 )
 def test_kinds_of_metrics(metric: str, kind: str) -> None:
     assert kind_of(metric) == kind
+
+
+def test_bands_of_few_groups_grow_by_what_was_fitted_to_them() -> None:
+    """Nine numbers fitted to twelve groups leave residuals half as large as they would be elsewhere."""
+
+    def of(model: str) -> Result:
+        one = result(1.0, 1.0)
+        return Result(replace(one.claim, tags=one.claim.tags | {"model": model}), 1.0, 0.9, 1.1, "calibrated")
+
+    groups = [of(f"m{i}") for i in range(12) for _ in range(3)]
+    assert growth_by_freedom(groups, 9) == pytest.approx(2.0)
+    assert growth_by_freedom(groups, 0) == 1.0
+    assert end_to_end().growth_by["training"] > 1.0

@@ -14,13 +14,17 @@ from pathlib import Path
 
 import yaml
 
-from windtunnel.evidence.intervals import bands_of, growth_of
+from windtunnel.evidence.intervals import bands_of, growth_by_freedom, growth_of, kind_of
 from windtunnel.evidence.outcomes import predict_all
 from windtunnel.evidence.score import Result
 from windtunnel.evidence.table import read_table
 from windtunnel.evidence.validate import claims_from, compare
 from windtunnel.files import write_atomic
 from windtunnel.specs.load import catalogue_folder
+
+TRAINING_CONSTANTS = 9
+"""Numbers of `catalogue/training.yaml` and `collectives.yaml` that were fitted to published steps: sustained rates of
+Ampere, Hopper (two formats), B200 and GB200 (two formats), attention with sinks, an expert's launch, the all-to-all."""
 
 HEAD = """# 80 % bands of end-to-end figures: measured / predicted over published results of split `fit`, by class
 # (mode, kind, engine family, where the device's constants come from). Written by windtunnel.evidence.fit_bands.
@@ -50,8 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     results = fit_results(given.tables)
     bands = bands_of(results)
+    training = [one for one in results if kind_of(one.tag("metric")) == "training"]
     data = {
         "growth": growth_of(results),
+        "growth_by": {"training": growth_by_freedom(training, TRAINING_CONSTANTS)} if training else {},
         "datasheet": 1.5,
         "bands": {name: one.model_dump() for name, one in bands.items()},
         "sources": [

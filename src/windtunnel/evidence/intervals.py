@@ -52,6 +52,7 @@ class EndToEnd(Spec):
     """The packaged bands, `catalogue/evidence/bands.yaml`."""
 
     growth: float = Field(ge=1, description="factor on the logarithm of a band: groups that no fit has seen")
+    growth_by: dict[str, float] = Field({}, description="the same for kinds whose constants few groups were fitted to")
     datasheet: float = Field(ge=1, description="the same where a device is known by its datasheet and has no rows")
     bands: dict[str, Band] = {}
     sources: tuple[Source, ...] = ()
@@ -98,7 +99,8 @@ def with_interval(result: Result) -> Result:
         band = known.bands.get(name)
         if band is not None:
             wider = result.provenance == "datasheet" and "datasheet" not in name
-            power = known.growth * (known.datasheet if wider else 1.0)
+            growth = known.growth_by.get(kind_of(result.tag("metric")), known.growth)
+            power = growth * (known.datasheet if wider else 1.0)
             return replace(result, low=result.predicted * band.low**power, high=result.predicted * band.high**power)
     return replace(result, low=math.nan, high=math.nan)
 
@@ -132,6 +134,15 @@ def growth_of(results: Sequence[Result]) -> float:
                 lefts.append(_needed(result.claim.measured / result.predicted, found))
     needed = float(np.quantile(lefts, LEVEL)) if lefts else 1.0
     return max(1.0, math.ceil(needed * 20.0) / 20.0)
+
+
+def growth_by_freedom(results: Sequence[Result], constants: int) -> float:
+    """How much wider bands must be for the constants that were fitted to the same groups.
+
+    n groups to which p constants were fitted leave residuals too small by sqrt((n - p) / n).
+    """
+    groups = len({tuple(result.tag(name) for name in ("model", "gpu")) for result in results})
+    return round(math.sqrt(groups / max(groups - constants, 1)), 3)
 
 
 def _needed(ratio: float, found: Band) -> float:

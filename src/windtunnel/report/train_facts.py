@@ -61,7 +61,8 @@ def rate_band(provenance: str) -> tuple[float, float]:
         band = known.bands.get(name)
         if band is not None:
             wider = provenance == "datasheet" and "datasheet" not in name
-            power = known.growth * (known.datasheet if wider else 1.0)
+            growth = known.growth_by.get("training", known.growth)
+            power = growth * (known.datasheet if wider else 1.0)
             return float(band.low**power), float(band.high**power)
     return float("nan"), float("nan")
 
