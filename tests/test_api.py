@@ -168,6 +168,7 @@ def test_train_searches_prices_a_plan_and_is_written(tmp_path: Path) -> None:
     assert found.table() == wt.show(found)
     assert found.table().startswith("Train llama-3.1-8b on 8 x h100-sxm")
     assert json.loads(found.save(tmp_path / "train.json").read_text()) == found.as_dict()
+    assert "<html" in found.save(tmp_path / "train.html").read_text()
     given = wt.train("llama-3.1-8b", **job, plan="fsdp", values={"micro_batch": 2})
     assert given.best is not None
     assert given.best.job.engine == "torchtitan"

@@ -75,7 +75,7 @@ def show(result: Result) -> str:
 
 
 def save(result: Result, path: str | Path) -> Path:
-    """Write a result, whole or not at all, as `.json`; a plan or a run also as `.html` with charts.
+    """Write a result, whole or not at all, as `.json`; all but `explain` also as `.html` with charts.
 
     Raises:
         SpecError: the suffix is not one that this result can be written as.
@@ -84,15 +84,18 @@ def save(result: Result, path: str | Path) -> Path:
     from windtunnel.report.json import to_json
     from windtunnel.report.plan_page import plan_html
     from windtunnel.report.run_page import run_html
+    from windtunnel.report.train_page import train_html
 
     suffix = Path(path).suffix
-    allowed = ".json" if isinstance(result, Explanation | TrainingAnswer) else ".json or .html"
+    allowed = ".json" if isinstance(result, Explanation) else ".json or .html"
     if suffix not in allowed.split(" or "):
         raise SpecError(Problem("cannot write this kind of file", path=str(path), got=repr(suffix), allowed=allowed))
     if suffix == ".html" and isinstance(result, PlanResult):
         return write_atomic(path, plan_html(result))
     if suffix == ".html" and isinstance(result, Run):
         return write_atomic(path, run_html(result))
+    if suffix == ".html" and isinstance(result, TrainingAnswer):
+        return write_atomic(path, train_html(result))
     return write_atomic(path, to_json(record_of(result)))
 
 

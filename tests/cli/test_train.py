@@ -81,6 +81,17 @@ def test_one_given_layout(tmp_path: Path) -> None:
     assert "Runners-up" not in done.stdout
 
 
+def test_report_timeline_and_launch_are_written(tmp_path: Path) -> None:
+    files = {flag: tmp_path / f"train.{flag}" for flag in ("html", "perfetto")}
+    paths = [word for flag, path in files.items() for word in (f"--{flag}", str(path))]
+    done = run.invoke(app, train(*FEW, "--set", "pipeline_parallel=4", "--launch", *paths))
+    assert done.exit_code == 0, done.output
+    assert "pretrain_gpt.py" in done.stdout
+    assert "<html" in files["html"].read_text()
+    trace = strict_json(files["perfetto"].read_text())
+    assert {event["pid"] for event in trace["traceEvents"]} >= {0, 1, 2, 3}
+
+
 def test_a_preset_as_the_layout() -> None:
     done = run.invoke(app, train("--plan", "fsdp", "--json", "-"))
     assert done.exit_code == 0, done.output
@@ -128,6 +139,7 @@ def test_objectives_and_clusters_are_compared() -> None:
         (["--node", "dgx-a100-80g"], ("the node holds a100-80g-sxm, not h100-sxm",)),
         (["--fabric", "infiniband"], ("fabric",)),
         (["--top", "-1"], ("--top",)),
+        (["--perfetto", "/no/such/folder/out.json"], ("folder does not exist",)),
         (["--json", "/no/such/folder/out.json"], ("folder does not exist",)),
         (["--price", "h100-sxm=cheap"], ("NAME=DOLLARS",)),
     ],

@@ -75,6 +75,11 @@ def train(
         bool, typer.Option("--launch", help="Print how to start it with Megatron-LM, torchtitan and DeepSpeed.")
     ] = False,
     json_path: options.Json = None,
+    html: options.Html = None,
+    perfetto: Annotated[
+        str | None,
+        typer.Option("--perfetto", metavar="PATH", help="Write the pipeline's timeline for ui.perfetto.dev."),
+    ] = None,
 ) -> int:
     """Find the best layout of a training job and say why, or price one given layout (--plan).
 
@@ -82,7 +87,7 @@ def train(
     """
     flags = {name: value for name, value in locals().items() if name in FIELDS} | {"set": values}
     given = Given(flags, settings)
-    given.problems += output_problems(json=json_path)
+    given.problems += output_problems(json=json_path, html=html, perfetto=perfetto)
     if top < 0:
         given.problems.append(_too_small(top))
     question, layout = _question(given)
@@ -94,7 +99,23 @@ def train(
 
     show(train_text(answer, top, launch=launch), json_path)
     write_json(train_record(answer), json_path)
+    _write_files(answer, html, perfetto)
     return DONE if answer.fits else NO
+
+
+def _write_files(answer: TrainingAnswer, html: str | None, perfetto: str | None) -> None:
+    """The report and the timeline that were asked for."""
+    from windtunnel.files import write_atomic
+
+    if html is not None:
+        from windtunnel.report.train_page import train_html
+
+        write_atomic(html, train_html(answer))
+    if perfetto is not None and answer.best is not None:
+        from windtunnel.report.json import to_json
+        from windtunnel.report.perfetto import pipeline_trace
+
+        write_atomic(perfetto, to_json(pipeline_trace(answer.best.step), indent=None))
 
 
 def _too_small(top: int) -> Any:

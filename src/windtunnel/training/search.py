@@ -210,15 +210,12 @@ def usd_per_h(job: TrainingJob, prices: Mapping[str, float]) -> float:
         return math.nan
 
 
-def search_layouts(
-    question: TrainingQuestion, *, progress: Progress | None = None, timeline: bool = False
-) -> TrainingAnswer:
+def search_layouts(question: TrainingQuestion, *, progress: Progress | None = None) -> TrainingAnswer:
     """Find the best layouts.
 
     Args:
         question: what is asked.
         progress: called with (done, all, what).
-        timeline: keep the passes of the winner's pipeline ranks.
 
     Raises:
         SpecError: no layout of these degrees and this batch is valid.
@@ -229,8 +226,6 @@ def search_layouts(
         raise SpecError(without_layout(question, search.screened))
     search.run()
     candidates = search.candidates()
-    if candidates and timeline:
-        candidates[0] = replace(candidates[0], step=price(candidates[0].job, timeline=True))
     screened = search.screened
     answer = TrainingAnswer(
         asked=question.asked or question.clusters[0].model.name,
