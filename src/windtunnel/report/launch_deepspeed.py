@@ -58,9 +58,10 @@ def _refusals(job: TrainingJob, draft: Draft) -> None:
     )
     ring = plan.context_parallel > 1 and plan.context_method == "ring"
     draft.refuse("DeepSpeed shards sequences by heads (Ulysses), not in a ring", when=ring)
-    both = plan.context_parallel > 1 and plan.sequence_parallel and plan.tensor_parallel > 1
+    ulysses = plan.context_parallel > 1 and not ring
+    both = ulysses and plan.sequence_parallel and plan.tensor_parallel > 1
     draft.refuse("Megatron-DeepSpeed combines Ulysses with no other sequence parallelism", when=both)
-    draft.refuse("Megatron-DeepSpeed runs Ulysses without pipeline stages", when=plan.context_parallel > 1 and staged)
+    draft.refuse("Megatron-DeepSpeed runs Ulysses without pipeline stages", when=ulysses and staged)
     narrow = plan.compute_dtype if plan.compute_dtype not in ("bf16", "fp16", "fp32", "tf32") else plan.weight_dtype
     odd = narrow not in ("bf16", "fp16", "fp32", "tf32")
     draft.refuse(f"these scripts train in 16 or 32 bits, not {narrow}", when=odd)

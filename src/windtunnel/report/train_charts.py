@@ -48,7 +48,7 @@ def short(value: float) -> float:
 def time_by_rank(step: StepTime) -> Chart:
     """Where the time of a step goes on every pipeline rank, stacked."""
     ranks = shown_ranks(len(step.ranks))
-    labels = [rank_label(rank) for rank in ranks]
+    labels = [rank_label(rank) if len(ranks) > 1 else "step" for rank in ranks]
     unit, scale = _unit(step.seconds)
     data = []
     for name, said in WORDS.items():
@@ -65,7 +65,7 @@ def time_by_rank(step: StepTime) -> Chart:
 def memory_by_rank(stacks: Sequence[MemoryStack]) -> Chart:
     """Memory of every pipeline rank at its peak, stacked, with the device's memory as a line."""
     ranks = shown_ranks(len(stacks))
-    labels = [rank_label(stacks[rank].stage) for rank in ranks]
+    labels = [rank_label(stacks[rank].stage) if len(ranks) > 1 else "peak" for rank in ranks]
     sizes: Counter[str] = Counter()
     for stack in stacks:
         for row in stack.rows():
@@ -120,14 +120,7 @@ def _stacked(title: str) -> Chart:
         "bargap": 0.22,
         "xaxis": {"title": {"text": title}},
         "yaxis": {"autorange": "reversed", "ticksuffix": "  ", "type": "category"},
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "y": 1.02,
-            "xanchor": "left",
-            "yanchor": "bottom",
-            "traceorder": "normal",
-        },
+        "showlegend": False,
     }
 
 
@@ -182,7 +175,8 @@ def candidates_chart(answer: TrainingAnswer) -> Chart:
         return {"data": [], "layout": {}}
     edge = {id(everyone[i]) for i in answer.frontier}
     clusters = len({_cluster(one) for one in everyone}) > 1
-    groups = list(dict.fromkeys(_cluster(one) if clusters else _pipeline(one) for one in everyone))[:8]
+    ordered = sorted(everyone, key=lambda one: (one.job.gpus if clusters else 0, one.job.plan.pipeline_parallel))
+    groups = list(dict.fromkeys(_cluster(one) if clusters else _pipeline(one) for one in ordered))
     data = []
     for index, group in enumerate(groups):
         members = [one for one in everyone if (_cluster(one) if clusters else _pipeline(one)) == group]
@@ -193,7 +187,7 @@ def candidates_chart(answer: TrainingAnswer) -> Chart:
                 "y": [short(one.memory.total_bytes / 1e9) for one in members],
                 "text": [_hover(one) for one in members], "hovertemplate": "%{text}<extra></extra>",
                 "marker": {
-                    "color": _SERIES[index], "symbol": _SYMBOLS[index], "size": _sizes(members, everyone),
+                    "color": _SERIES[index % 8], "symbol": _SYMBOLS[index % 8], "size": _sizes(members, everyone),
                     "opacity": [1.0 if id(one) in edge else 0.5 for one in members],
                     "line": {"color": "--card", "width": 1},
                 },

@@ -11,6 +11,7 @@ from windtunnel.report.perfetto import with_timeline
 from windtunnel.report.text import number, percent
 from windtunnel.report.train_charts import (
     MOST_RANKS,
+    Chart,
     candidates_chart,
     ladder_chart,
     memory_by_rank,
@@ -30,6 +31,9 @@ _PROVENANCE = {
     "calibrated": "kernels calibrated on this device",
     "datasheet": "the datasheet and the device family's constants; nobody has measured this device",
 }
+
+FEW_RANKS = 4
+"""Pipeline ranks up to which a low chart does."""
 
 
 def train_html(answer: TrainingAnswer) -> str:
@@ -105,6 +109,13 @@ def _tiles(best: Candidate, answer: TrainingAnswer) -> list[tuple[str, str, str]
     return figures
 
 
+def _dear(usd: float) -> str:
+    """A large sum, short."""
+    if usd >= 1e6:
+        return f"${usd / 1e6:,.1f}M"
+    return f"${usd:,.0f}" if usd >= 1e4 else format_usd(usd)
+
+
 def _figures(best: Candidate, answer: TrainingAnswer) -> str:
     """Every figure with its interval."""
     step, job = best.step, best.job
@@ -159,9 +170,21 @@ def _time(page: Page, step: StepTime) -> str:
     several = len(step.ranks) > 1
     mean = "mean over the pipeline ranks" if several else ""
     climb = page.figure(ladder_chart(step), "From the hardware's limit to the step", mean, short=True)
-    note = "each adds up to the step; what a rank waits for is the bubble"
-    ranks = page.figure(time_by_rank(step), "Time by pipeline rank", _of_all(len(step.ranks), note), short=not several)
+    note = _of_all(len(step.ranks), "each adds up to the step; what a rank waits for is the bubble" if several else "")
+    caption = "Time by pipeline rank" if several else "The parts of the step"
+    ranks = _keyed(page, time_by_rank(step), caption, note, low=len(step.ranks) <= FEW_RANKS)
     return section("Where the time goes", climb, ranks, about=about)
+
+
+def _keyed(page: Page, chart: Chart, caption: str, note: str = "", *, low: bool = False) -> str:
+    """A figure with a key of its own above it, which wraps where there is little room."""
+    marks = {one["name"]: one["marker"]["color"] if "marker" in one else one["fillcolor"]
+             for one in chart["data"] if "name" in one}  # fmt: skip
+    items = "".join(
+        f'<li><i style="background:var({colour})"></i>{escape(name)}</li>' for name, colour in marks.items()
+    )
+    figure = page.figure(chart, caption, note, short=low)
+    return figure.replace("</figcaption>", f'</figcaption><ul class="key">{items}</ul>', 1)
 
 
 def _of_all(ranks: int, note: str = "") -> str:
@@ -171,10 +194,9 @@ def _of_all(ranks: int, note: str = "") -> str:
 
 def _memory(page: Page, stacks: tuple[MemoryStack, ...], fullest: MemoryStack) -> str:
     several = len(stacks) > 1
-    chart = page.figure(
-        memory_by_rank(stacks), "Memory by pipeline rank", _of_all(len(stacks), "dashed: the accelerator's memory"),
-        short=not several,
-    )  # fmt: skip
+    note = _of_all(len(stacks), "dashed: the accelerator's memory")
+    caption = "Memory by pipeline rank" if several else "Memory"
+    chart = _keyed(page, memory_by_rank(stacks), caption, note, low=len(stacks) <= FEW_RANKS)
     rows = "".join(
         f'<tr><td>{escape(row.name)}</td><td class="n">{row.bytes / 1e9:,.2f} GB</td><td>{escape(row.how)}</td></tr>'
         for row in fullest.rows()
@@ -187,8 +209,9 @@ def _memory(page: Page, stacks: tuple[MemoryStack, ...], fullest: MemoryStack) -
     )
     head = '<tr><th>part</th><th class="n">size</th><th>what it is</th></tr>'
     table = f'<div class="scroll"><table class="facts"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
-    where = f"pipeline rank {fullest.stage} ({fullest.layers} layers)" if several else "every rank"
-    about = f"Fullest: {where}, at the moment of its peak ({fullest.moment})."
+    about = f"The peak is at this moment of the step: {fullest.moment}."
+    if several:
+        about = f"Fullest is pipeline rank {fullest.stage} ({fullest.layers} layers); its peak: {fullest.moment}."
     return section("Where the memory goes", chart, table, about=about)
 
 
@@ -198,7 +221,8 @@ def _timeline(page: Page, step: StepTime) -> str:
         return ""
     parts = windows(step)
     note = _of_all(len(step.ranks), "drag to zoom, double-click to go back")
-    drawn = [page.figure(timeline_chart(step, window), window.title, note) for window in parts]
+    low = len(step.ranks) <= FEW_RANKS
+    drawn = [_keyed(page, timeline_chart(step, window), window.title, note, low=low) for window in parts]
     names = {"1f1b": "1F1B", "gpipe": "GPipe", "dualpipe": "DualPipe"}
     schedule = names.get(step.job.plan.pipeline_schedule, step.job.plan.pipeline_schedule)
     about = (

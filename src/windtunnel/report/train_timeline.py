@@ -25,7 +25,7 @@ HOVERED = 3000
 """Passes up to which each says what it is when pointed at."""
 NUMBERED = 26
 """Passes of a rank up to which microbatch numbers are written on them."""
-_COLOURS = {"F": "--c1", "X": "--c3", "B": "--c3", "W": "--c4"}
+_COLOURS = {"F": "--c1", "X": "--c3", "B": "--c6", "W": "--c4"}
 _HALF = 0.4
 
 
@@ -90,7 +90,7 @@ def timeline_chart(step: StepTime, window: Window) -> Chart:
             "tickvals": list(lanes.values()), "ticktext": [rank_label(rank) for rank in lanes], "ticksuffix": "  ",
             "range": [len(lanes) - 0.5, -0.5], "showgrid": False, "zeroline": False, "fixedrange": True,
         },
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        "showlegend": False,
     }  # fmt: skip
     return {"data": data, "layout": layout}
 
@@ -131,11 +131,7 @@ def _shapes(name: str, boxes: Sequence[Box], colour: str, window: Window) -> lis
     return [
         {
             "type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "fill": "toself", "fillcolor": colour,
-            "line": {"color": "--card", "width": width}, "hoverinfo": "skip", "legendgroup": name, "showlegend": False,
-        },
-        {
-            "type": "scatter", "mode": "markers", "name": name, "x": [None], "y": [None], "legendgroup": name,
-            "marker": {"color": colour, "symbol": "square", "size": 11},
+            "line": {"color": "--card", "width": width}, "hoverinfo": "skip",
         },
     ]  # fmt: skip
 
@@ -148,7 +144,7 @@ def _pointed(step: StepTime, runs: Iterable[Run], lanes: dict[int, int], window:
     """Invisible marks in the middle of every pass that say what it is."""
     shown = list(runs)
     return {
-        "type": "scatter", "mode": "markers", "showlegend": False,
+        "type": "scatter", "mode": "markers",
         "x": [_middle(run, window) for run in shown], "y": [lanes[run.rank] for run in shown],
         "text": [_said(step, run) for run in shown], "hovertemplate": "%{text}<extra></extra>",
         "marker": {"size": 12, "opacity": 0},
@@ -166,7 +162,7 @@ def _numbers(step: StepTime, runs: Iterable[Run], lanes: dict[int, int], window:
     """Microbatch numbers on the passes."""
     shown = [run for run in runs if run.kind != "W"]
     return {
-        "type": "scatter", "mode": "text", "showlegend": False, "hoverinfo": "skip", "cliponaxis": True,
+        "type": "scatter", "mode": "text", "hoverinfo": "skip", "cliponaxis": True,
         "x": [_middle(run, window) for run in shown], "y": [lanes[run.rank] for run in shown],
         "text": [f"{run.microbatch}{chr(39) if direction(run, step) else ''}" for run in shown],
         "textfont": {"color": "--card", "size": 10},
