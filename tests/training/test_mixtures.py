@@ -8,9 +8,11 @@ import pytest
 from windtunnel.operators.training_layer import layer_phases
 from windtunnel.specs.training import TrainingJob, TrainingPlan, chunk_layers
 from windtunnel.specs.training_check import training_job
+from windtunnel.training.closed_form import step_seconds
 from windtunnel.training.flops import matmul_parameters, training_flops_per_token
 from windtunnel.training.layouts import layouts_of
 from windtunnel.training.memory import account
+from windtunnel.training.memory_fits import Degrees
 from windtunnel.training.step import price
 
 
@@ -136,3 +138,19 @@ def test_full_recomputation_may_stop_before_the_last_product(engine: str, last: 
     }
     assert ("mlp down" in again) == last
     assert {"mlp up", "attention", "qkv"} <= again
+
+
+@pytest.mark.parametrize(("ranks", "chunks"), [(1, 1), (2, 8), (4, 4), (16, 1), (8, 4)])
+def test_the_closed_form_makes_the_same_room(ranks: int, chunks: int) -> None:
+    plan = TrainingPlan(pipeline_parallel=ranks, virtual_stages=chunks, expert_parallel=16, zero_stage=1, mtp_layers=1)
+    asked = training_job("deepseek-v3", "h100-sxm", gpus=256, global_batch_sequences=4096, seq_len=4096, plan=plan)
+    degrees = Degrees(
+        gpus=256,
+        pipeline_parallel=np.array([ranks]),
+        virtual_stages=np.array([chunks]),
+        expert_parallel=np.array([16]),
+        tensor_parallel=np.array([1]),
+        context_parallel=np.array([1]),
+        micro_batch=np.array([1]),
+    )
+    assert float(step_seconds(asked, degrees)[0]) == pytest.approx(price(asked).seconds, rel=0.05)

@@ -152,6 +152,14 @@ def _rank_shapes(layouts: Layouts) -> tuple[StageShape, StageShape, StageShape]:
     first = held + np.floor(beside / pp) + (extra > beside)
     middle = held + np.where(beside >= 1, np.floor((beside - 1) / pp) + 1, 0)
     last = held + np.where(beside >= pp - 1, np.floor((beside - (pp - 1)) / pp) + 1, 0)
+    ahead = layouts.plan.mtp_layers
+    if ahead:  # They count as a layer each, with embedding and head, and make room at the end.
+        each = (model.layers + ahead + 2) / total
+        fits = (each == np.floor(each)) & (total > 1)
+        taken = np.minimum(ahead + 2, each)
+        first = np.where(fits, each * layouts.virtual - (ahead + 2 - taken), first)
+        middle = np.where(fits, each * layouts.virtual, middle)
+        last = np.where(fits, each * layouts.virtual - taken, last)
     alone = pp == 1
     first = np.where(alone, model.layers, first)
     dense = model.dense_layers / model.layers
