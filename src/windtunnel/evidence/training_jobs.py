@@ -32,6 +32,7 @@ class Variant(Spec):
         layout: columns and the whole numbers that they hold, such as `ep: 8`.
         flops: how these rows count FLOPs; empty as the recipe.
         plan: fields of the plan, over the recipe's and earlier variants'.
+        node: the server, in place of the recipe's.
         why: where the settings come from.
     """
 
@@ -43,6 +44,7 @@ class Variant(Spec):
     layout: dict[str, int] = {}
     flops: FlopCount | None = None
     plan: dict[str, Any] = {}
+    node: dict[str, Any] = {}
     why: str
 
     def holds(self, row: Row) -> bool:
@@ -86,7 +88,8 @@ class Recipe(Spec):
             return self
         plan = self.plan | {name: value for one in held for name, value in one.plan.items()}
         flops = next((one.flops for one in reversed(held) if one.flops), self.flops)
-        return self.model_copy(update={"plan": plan, "flops": flops})
+        node = next((one.node for one in reversed(held) if one.node), self.node)
+        return self.model_copy(update={"plan": plan, "flops": flops, "node": node})
 
 
 class TrainingNames(Spec):
