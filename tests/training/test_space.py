@@ -10,8 +10,9 @@ import pytest
 
 from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.specs.training_check import assembled_job, job_problems
+from windtunnel.training.memory import account
 from windtunnel.training.memory_fits import peak_bytes
-from windtunnel.training.question import TrainingQuestion, engine_features
+from windtunnel.training.question import DEGREES, TrainingQuestion, engine_features
 from windtunnel.training.space import divided, divisors, flag_sets, runnable, table_of, thinned
 
 
@@ -109,6 +110,22 @@ def test_less_recomputation_never_takes_less_memory() -> None:
             sizes.append(peak_bytes(job.model_copy(update={"plan": flags}), table.degrees()))
         assert (sizes[0] <= sizes[1] * (1 + 1e-12)).all()
         assert (sizes[1] <= sizes[2] * (1 + 1e-12)).all()
+
+
+def test_memory_of_many_layouts_is_that_of_each() -> None:
+    """Loads of stages are kept between calls, whatever flags come next."""
+    asked = question("deepseek-v2-lite", gpus=16, batch=64, wanted={"zero_stage": (1,), "recompute": ("none",)})
+    job = asked.clusters[0]
+    table = table_of(job, asked.features, asked.wanted)
+    table = table.take(np.logical_and.reduce(list(divided(table, job).values())))
+    table = table.take(np.arange(0, len(table), 37))
+    for changed in ({}, {"mtp_layers": 1}, {"schedule": "zero-bubble"}, {"sequence_parallel": True}):
+        flags = TrainingPlan(zero_stage=1, **changed)
+        mine = table.take(table.virtual == 1) if "schedule" in changed else table
+        found = peak_bytes(job.model_copy(update={"plan": flags}), mine.degrees())
+        for i, size in enumerate(found):
+            plan = flags.model_copy(update=mine.plan(flags, i).model_dump(include=set(DEGREES)))
+            assert account(job.model_copy(update={"plan": plan})).total_bytes == pytest.approx(size, rel=1e-9)
 
 
 def test_thinning_keeps_one_number_of_stages_per_chunk_size() -> None:

@@ -123,6 +123,7 @@ def _loads(job: TrainingJob, pp: int, virtual: int, microbatches: int) -> tuple[
         model.moe is None,
         plan.schedule,
         plan.stage_layers,
+        plan.mtp_layers,
         pp,
         virtual,
         microbatches,
@@ -149,7 +150,7 @@ def _candidates(job: TrainingJob, plan: TrainingPlan) -> list[int]:
     found = [0, 1, last]
     if job.model.moe is not None and job.model.dense_layers:
         found += [2, 3]
-    if plan.pipeline_schedule == "zero-bubble":
+    if plan.schedule == "zero-bubble":  # by name, so that all layouts of a call have as many
         extra = job.model.layers % plan.pipeline_parallel
         found += [extra, extra + 1, last - 1]
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from windtunnel.specs.training import TrainingJob, TrainingPlan
 from windtunnel.training.closed_form import step_costs
 from windtunnel.training.memory_fits import peak_bytes
 from windtunnel.training.question import TrainingQuestion
-from windtunnel.training.space import MANY, Table, divided, flag_sets, runnable, table_of, thinned
+from windtunnel.training.space import MANY, Mask, Table, divided, flag_sets, runnable, table_of, thinned
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
@@ -85,23 +85,23 @@ def screen(question: TrainingQuestion, *, offload: bool = False, progress: Progr
         progress: called cluster by cluster and flags by flags.
     """
     found = Screened()
-    found.clusters += _clusters(question, found, offload)
+    found.clusters += _clusters(question, offload, found)
     total, done = sum(len(cluster.flags) for cluster in found.clusters), 0
     for cluster in found.clusters:
-        whole: dict[TrainingPlan, npt.NDArray[np.bool_]] = {}
+        known = _Memory()
         for flags in cluster.flags:
-            _look(question, cluster, flags, whole, found)
+            _look(question, cluster, flags, known, found)
             done += 1
             if progress is not None and (done % 8 == 0 or done == total):
                 progress(done, total, f"{cluster.job.gpus:,} x {cluster.job.accelerator.name}, every layout")
     return found
 
 
-def _clusters(question: TrainingQuestion, found: Screened, offload: bool) -> Iterator[Cluster]:
+def _clusters(question: TrainingQuestion, offload: bool, found: Screened) -> list[Cluster]:
     """Every cluster with the layouts whose batch divides; what does not is counted."""
+    clusters = []
     for job in question.clusters:
         table = table_of(job, question.features, question.wanted)
-        flags = list(flag_sets(question, job, offload=offload))
         copies = job.gpus // (table.tp * table.pp * table.cp)
         found.least_copies = min(found.least_copies or job.gpus, int(copies.min(initial=job.gpus)))
         good = np.ones(len(table), dtype=np.bool_)
@@ -109,42 +109,59 @@ def _clusters(question: TrainingQuestion, found: Screened, offload: bool) -> Ite
             found.invalid[reason] += int((good & ~holds).sum())
             good &= holds
         found.degrees += len(table)
-        table = table.take(good)
-        if sum(int(runnable(table, one, question, job).sum()) for one in flags) > MANY:
-            table, found.thinned = thinned(table, job.model.layers), True
-        yield Cluster(job, table, flags)
+        clusters.append(Cluster(job, table.take(good), list(flag_sets(question, job, offload=offload))))
+    layouts = sum(int(runnable(one.table, flags, question, one.job).sum()) for one in clusters for flags in one.flags)
+    if layouts > MANY:
+        found.thinned = True
+        clusters = [replace(one, table=thinned(one.table, one.job.model.layers)) for one in clusters]
+    return clusters
 
 
-def _look(
-    question: TrainingQuestion,
-    cluster: Cluster,
-    flags: TrainingPlan,
-    whole: dict[TrainingPlan, npt.NDArray[np.bool_]],
-    found: Screened,
-) -> None:
-    """Screen one set of flags; `whole` keeps which layouts fit when everything is computed again."""
+@dataclass(slots=True)
+class _Memory:
+    """Memory of a cluster's layouts that is known already.
+
+    Attributes:
+        peaks: bytes of every layout, nan where not looked at, by the flags that memory depends on.
+        whole: which layouts fit when everything is computed again, by those flags.
+    """
+
+    peaks: dict[TrainingPlan, Floats] = field(default_factory=dict)
+    whole: dict[TrainingPlan, Mask] = field(default_factory=dict)
+
+    def look(self, job: TrainingJob, table: Table, flags: TrainingPlan, good: Mask) -> Floats:
+        """Bytes of the layouts that are asked for; infinite where they cannot fit, nan elsewhere."""
+        # What runs beside what does not change what is alive.
+        key = flags.model_copy(update={"tp_overlap": False})
+        family = key.model_copy(update={"recompute": "full"})
+        peaks = self.peaks.setdefault(key, np.full(len(table), np.nan))
+        missing = good & np.isnan(peaks)
+        # Recomputation only takes memory off: what does not fit with all of it does not fit with less.
+        if flags.recompute != "full" and not flags.recompute_layers and family in self.whole:
+            peaks[missing & ~self.whole[family]] = np.inf
+            missing &= self.whole[family]
+        if missing.any():
+            peaks[missing] = peak_bytes(job, table.take(missing).degrees())
+        if flags.recompute == "full":
+            self.whole[family] = np.isnan(peaks) | (peaks <= job.accelerator.memory_bytes)
+        return peaks
+
+
+def _look(question: TrainingQuestion, cluster: Cluster, flags: TrainingPlan, known: _Memory, found: Screened) -> None:
+    """Screen one set of flags."""
     job, table = cluster.job.model_copy(update={"plan": flags}), cluster.table
     good = runnable(table, flags, question, cluster.job)
     found.valid += int(good.sum())
-    # Recomputation only takes memory off, so what does not fit with all of it need not be looked at again.
-    family = flags.model_copy(update={"recompute": "full"})
-    if flags.recompute != "full" and not flags.recompute_layers and family in whole:
-        good &= whole[family]
-    mine = table.take(good)
-    if not len(mine):
-        whole.setdefault(family, good)
+    if not good.any():
         return
-    peak = peak_bytes(job, mine.degrees())
-    fits = peak <= job.accelerator.memory_bytes
-    if flags.recompute == "full":
-        whole[family] = good.copy()
-        whole[family][good] = fits
-    i = int(np.argmin(peak))
-    if found.least is None or peak[i] < found.least[0]:
-        found.least = (float(peak[i]), job.model_copy(update={"plan": mine.plan(flags, i)}))
+    peaks = np.where(good, known.look(job, table, flags, good), np.inf)
+    i = int(np.argmin(peaks))
+    if np.isfinite(peaks[i]) and (found.least is None or peaks[i] < found.least[0]):
+        found.least = (float(peaks[i]), job.model_copy(update={"plan": table.plan(flags, i)}))
+    fits = peaks <= job.accelerator.memory_bytes
     if not fits.any():
         return
-    mine = mine.take(fits)
+    mine = table.take(fits)
     found.fit += len(mine)
     costs = step_costs(job, mine.degrees())
-    found.blocks.append(Block(job, mine, costs.seconds, costs.joules, peak[fits]))
+    found.blocks.append(Block(job, mine, costs.seconds, costs.joules, peaks[fits]))

@@ -254,6 +254,11 @@ def _nothing(answer: TrainingAnswer, question: TrainingQuestion, screened: Scree
 def _notes(search: Search, fits: bool) -> tuple[str, ...]:
     """What a reader should know about how the answer came about."""
     found = []
+    formats = {search.screened.blocks[key[0]].job.plan.compute_dtype for key in search.found}
+    if narrow := sorted(formats - {"bf16", "fp16", "fp32", "tf32"}):
+        found.append(
+            f"{', '.join(narrow)} arithmetic changes what the model learns as well; only its speed is predicted"
+        )
     if search.offload and fits:
         found.append("nothing fits in the accelerators alone, so these layouts keep optimiser states outside them")
     if search.screened.thinned:
