@@ -69,6 +69,24 @@ def test_a_profile_prices_what_it_holds_and_nothing_else(tmp_path: Path) -> None
     assert surface.token_s[16] == pytest.approx(tokens)
 
 
+def test_an_engine_may_run_measured_kernels_slower(tmp_path: Path) -> None:
+    """`engine.kernels.measured` touches measured kernels alone, from the device's own tables or given ones."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"extends: h100-sxm\nkernels: {profile(tmp_path / 'kernels').name}\n")
+    accelerator = load("accelerators", str(file))
+    engine = resolve("engines", "vllm")
+    slower = engine.model_copy(update={"kernels": engine.kernels.model_copy(update={"measured": 0.8})})
+    before, after = (deployment("meta-llama/Llama-3.1-8B", accelerator, engine=one) for one in (engine, slower))
+    pairs = zip(*(price_step(one, decode_batch(16, 1000)).operators for one in (before, after)), strict=True)
+    for a, b in pairs:
+        assert b.cost.seconds == pytest.approx(a.cost.seconds / (0.8 if a.cost.source == "measured" else 1.0))
+    plain = [deployment("meta-llama/Llama-3.1-8B", "h100-sxm", engine=one) for one in (engine, slower)]
+    kernels = read_kernels(tmp_path / "kernels", plain[0].accelerator)
+    operator = next(o for o in token_operators(plain[0].model, plain[0].plan, 64) if o.name == "qkv")
+    a, b = (float(seconds_of(operator, *pricing_of(one, kernels))) for one in plain)
+    assert b == pytest.approx(a / 0.8)
+
+
 def test_beyond_the_table_the_model_takes_over(tmp_path: Path) -> None:
     plain = deployment("meta-llama/Llama-3.1-8B", "h100-sxm")
     kernels = read_kernels(profile(tmp_path / "kernels"), plain.accelerator)

@@ -11,6 +11,7 @@ from live.engine import CONFIG
 from windtunnel.errors import MissingDependencyError
 from windtunnel.live.profile.device import DeviceRates, device_file
 from windtunnel.live.profile.points import Point, doubling, points_of
+from windtunnel.live.profile.run import _read_journal
 from windtunnel.live.profile.timing import timed
 from windtunnel.specs.load import build, load
 from windtunnel.specs.plan import PlanSpec
@@ -91,6 +92,14 @@ def test_without_pytorch_the_message_says_what_to_install(tmp_path: Path) -> Non
 
     with pytest.raises(MissingDependencyError, match=r"windtunnel\[profile\]"):
         profile(load("models", str(tiny(tmp_path))), PlanSpec(), tmp_path / "out")
+
+
+def test_points_measured_otherwise_are_measured_again(tmp_path: Path) -> None:
+    journal = tmp_path / "points.jsonl"
+    line = {"with": "PyTorch 9, 2 threads", "point": "a", "seconds": 1.0, "spread": 0.0, "samples": 3}
+    journal.write_text(json.dumps(line) + "\n" + '{"with": "PyTorch 9, 2 thr')
+    assert list(_read_journal(journal, "PyTorch 9, 2 threads")) == ["a"]
+    assert _read_journal(journal, "PyTorch 9, 1 threads") == {}
 
 
 @pytest.mark.slow

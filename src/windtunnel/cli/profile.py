@@ -12,7 +12,19 @@ from windtunnel.cli.common import DONE, command, output_problems, show, write_js
 from windtunnel.cli.given import Given
 from windtunnel.cli.progress import progress_bar
 
-OWN = ("model", "out", "name", "device", "tp", "weights", "max_tokens", "max_requests", "max_context")
+OWN = (
+    "model",
+    "out",
+    "name",
+    "device",
+    "kernels",
+    "threads",
+    "tp",
+    "weights",
+    "max_tokens",
+    "max_requests",
+    "max_context",
+)
 
 
 @command
@@ -23,6 +35,22 @@ def profile(
         str | None, typer.Option("--name", metavar="NAME", help="What to call the device. Default my-device.")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", metavar="KIND", help="cpu (default) or cuda.")] = None,
+    kernels: Annotated[
+        str | None,
+        typer.Option(
+            "--kernels",
+            metavar="KIND",
+            help="torch (default), or vllm: its own on a CPU, run by the Python that has it.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            metavar="N",
+            help="Threads of a kernel on a CPU, as many as the engine's. Default one per core.",
+        ),
+    ] = None,
     tp: options.Tp = None,
     weights: options.Weights = None,
     max_tokens: Annotated[
@@ -56,6 +84,8 @@ def profile(
     if not given.has("out"):
         given.missing("out", "a folder for the profile")
     kind = given.choice("device", "cpu", ("cpu", "cuda"))
+    whose = given.choice("kernels", "torch", ("torch", "vllm"))
+    cores = given.whole("threads", 0, 0)
     limits = {key: given.whole(key, default) for key, default in _DEFAULTS.items()}
     plan = PlanSpec()
     with given:
@@ -71,9 +101,8 @@ def profile(
 
     with progress_bar() as progress:
         found = measure(
-            spec, plan, Path(given.text("out")), name=given.text("name", "my-device"), device=kind,
-            max_tokens=limits["max_tokens"], max_requests=limits["max_requests"], max_context=limits["max_context"],
-            progress=progress,
+            spec, plan, Path(given.text("out")), name=given.text("name", "my-device"), device=kind, kernels=whose,
+            threads=cores, progress=progress, **limits,
         )  # fmt: skip
     show(profile_text(found), json_path)
     write_json(found, json_path)

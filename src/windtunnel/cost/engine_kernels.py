@@ -32,7 +32,8 @@ def device_under(device: Device, engine: EngineSpec) -> Device:
             if dtype in peaks:
                 peaks[dtype] = max(peaks[dtype], peaks["int8"] / 2.0)
         accelerator = accelerator.model_copy(update={"peak_flops_per_s": peaks})
-    return replace(device, accelerator=accelerator, constants=_scaled(device, engine.kernels))
+    measured = device.measured.at_rate(engine.kernels.measured) if device.measured else None
+    return replace(device, accelerator=accelerator, constants=_scaled(device, engine.kernels), measured=measured)
 
 
 @lru_cache(maxsize=1024)

@@ -98,7 +98,9 @@ def pricing_of(
     `at` leans all costs towards an end of their 80 % intervals (see `cost.uncertainty`).
     """
     device = device_at(device_under(device_of(deployment.accelerator), deployment.engine), at)
-    return replace(device, measured=kernels) if kernels else device, links_of(deployment, at)
+    if kernels:
+        device = replace(device, measured=kernels.at_rate(deployment.engine.kernels.measured))
+    return device, links_of(deployment, at)
 
 
 def links_of(deployment: DeploymentSpec, at: float = 0.0) -> Links:

@@ -23,7 +23,10 @@ TRAINED = 0.5
 """The first half of the requests, in order of their due time, is fitted; the second is held out."""
 SCALES = {"step_host_s": 1e-3, "request_host_s": 1e-5, "frontend_s": 1e-2}
 """The fitted overheads, and the size that each is expected to be of."""
-RATES = ("gemm_compute", "gemm_memory", "decode_attention", "prefill_attention", "experts_compute", "experts_memory")
+RATES = (
+    "measured", "gemm_compute", "gemm_memory", "decode_attention", "prefill_attention", "experts_compute",
+    "experts_memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

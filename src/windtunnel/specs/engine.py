@@ -26,6 +26,11 @@ class KernelFactors(Spec):
     experts_memory: float = Field(1.0, gt=0, description="bandwidth at which experts stream")
     collective: float = Field(1.0, gt=0, description="link rate that collectives reach")
     launch: float = Field(1.0, gt=0, description="fixed time of every kernel and collective")
+    measured: float = Field(
+        1.0,
+        gt=0,
+        description="speed of measured kernels inside the engine, relative to where they were measured alone",
+    )
     narrow_compute: float = Field(
         1.0, gt=0, description="matrix rate of large products in 8 bits and fewer, on top of `gemm_compute`"
     )

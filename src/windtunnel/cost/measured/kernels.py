@@ -12,13 +12,13 @@ splitting their context: beside a prompt they cost about twice what they cost al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 
 import numpy as np
 import numpy.typing as npt
 
-from windtunnel.cost.measured.table import Table
+from windtunnel.cost.measured.table import Table, table
 from windtunnel.operators.attention import DecodeAttention, PrefillAttention
 from windtunnel.operators.collective import Collective
 from windtunnel.operators.elementwise import Elementwise
@@ -134,6 +134,17 @@ class MeasuredKernels:
         if key not in self._lines:
             self._lines[key] = _fit_prefill(self.tables[key])
         return self._lines[key]
+
+    def at_rate(self, rate: float) -> MeasuredKernels:
+        """The same kernels, each running at `rate` times the speed at which it was measured."""
+        if rate == 1.0:
+            return self
+        tables = {
+            key: table(found.axes, {sizes: seconds / rate for sizes, seconds in found.points.items()}, found.origin)
+            for key, found in self.tables.items()
+        }
+        lanes = {key: lane_rate * rate for key, lane_rate in self.lane_rates.items()}
+        return replace(self, tables=tables, lane_rates=lanes, _lines={}, _besides={})
 
     def decode_beside_prompts(self, operator: DecodeAttention) -> tuple[Floats, Floats] | None:
         """What decode attention adds to a launch that holds prompts: (fixed, per prompt token) seconds.

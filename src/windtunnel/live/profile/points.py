@@ -58,7 +58,8 @@ def points_of(model: ModelSpec, plan: PlanSpec, max_tokens: int, max_requests: i
                 found[Point(key, (rows,))] = None
         elif isinstance(operator, PrefillAttention):
             for tokens in doubling(min(max_tokens, max_context), 16):
-                found[Point(key, (tokens, 0, 0, 0))] = None
+                for cached in (0, *doubling(max_context - tokens, 256, 4)) if tokens < max_context else (0,):
+                    found[Point(key, (tokens, cached, 0, 0))] = None
         elif isinstance(operator, DecodeAttention):
             for requests in doubling(max_requests):
                 for context in doubling(max_context, 16, 4):

@@ -16,7 +16,8 @@ from windtunnel.files import write_atomic
 from windtunnel.live.profile.device import device_file, measure_device
 from windtunnel.live.profile.points import Point, points_of
 from windtunnel.live.profile.timing import Timed, timed
-from windtunnel.live.profile.torch_kernels import TorchKernels
+from windtunnel.live.profile.torch_kernels import COPIED_BYTES, TorchKernels
+from windtunnel.live.profile.vllm_kernels import VllmKernels
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
@@ -32,6 +33,8 @@ def profile(
     *,
     name: str = "my-device",
     device: str = "cpu",
+    kernels: str = "torch",
+    threads: int = 0,
     max_tokens: int = 2048,
     max_requests: int = 64,
     max_context: int = 4096,
@@ -44,6 +47,9 @@ def profile(
         folder: where the profile goes; points that it holds already are not measured again.
         name: what the device is to be called.
         device: `cpu` or `cuda`.
+        kernels: whose kernels are measured: `torch`, or `vllm` for those that vLLM runs on a CPU.
+        threads: of a kernel on a CPU; 0 for PyTorch's default, one per core. An engine may keep cores for itself:
+            vLLM leaves one to its server.
         max_tokens, max_requests, max_context: the largest step to cover.
         progress: called with (points done, all, what).
 
@@ -53,31 +59,35 @@ def profile(
     Raises:
         MissingDependencyError: PyTorch is not installed.
     """
-    kernels = TorchKernels(device)
+    copied = min(COPIED_BYTES, round(model.published_weight_bytes() / plan.tensor_parallel))
+    own = TorchKernels(device, copied) if kernels == "torch" else VllmKernels(device, model, plan, copied)
+    if threads:
+        own.torch.set_num_threads(threads)
+    how = own.software + (f", {own.torch.get_num_threads()} threads" if device == "cpu" else "")
     folder.mkdir(parents=True, exist_ok=True)
-    points = [p for p in points_of(model, plan, max_tokens, max_requests, max_context) if kernels.measurable(p)]
-    known = _read_journal(folder / JOURNAL)
-    with (folder / JOURNAL).open("a", encoding="utf-8") as journal, kernels.torch.inference_mode():
+    points = [p for p in points_of(model, plan, max_tokens, max_requests, max_context) if own.measurable(p)]
+    known = _read_journal(folder / JOURNAL, how)
+    with (folder / JOURNAL).open("a", encoding="utf-8") as journal, own.torch.inference_mode():
         for done, point in enumerate(points):
             if progress is not None:
                 progress(done, len(points), point.name)
             if point.name not in known:
-                known[point.name] = timed(kernels.kernel(point), kernels.finish)
-                _note(journal, point, known[point.name])
-        rates = measure_device(kernels)
+                known[point.name] = timed(own.kernel(point), own.finish)
+                _note(journal, how, point, known[point.name])
+        rates = measure_device(own)
     today = datetime.date.today().isoformat()
-    software = f"PyTorch {kernels.torch.__version__}"
     notes = (f"kernels of {model.name}, tensor parallel {plan.tensor_parallel}",)
     rows = _rows(points, known)
     # On a disturbed machine one large product may come out slower than the kernels themselves were.
     best = {dtype: max(rate, _best_rate(rows, dtype)) for dtype, rate in rates.flops_per_s.items()}
     rates = replace(rates, flops_per_s=best)
-    write_profile(folder, Provenance(name, today, software, (), notes), rows)
-    described = yaml.safe_dump(device_file(rates, name, today, software), sort_keys=False)
+    write_profile(folder, Provenance(name, today, how, (), notes), rows)
+    described = yaml.safe_dump(device_file(rates, name, today, how), sort_keys=False)
     write_atomic(folder / DEVICE, described)
     spreads = sorted(known[point.name].spread for point in points)
     return {
         "device": rates.title,
+        "measured_with": how,
         "points": len(points),
         "bandwidth_bytes_per_s": rates.bandwidth_bytes_per_s,
         "flops_per_s": rates.flops_per_s,
@@ -108,21 +118,28 @@ def _rows(points: list[Point], known: dict[str, Timed]) -> dict[str, list[dict[s
     return rows
 
 
-def _note(journal: Any, point: Point, found: Timed) -> None:
-    line = {"point": point.name, "seconds": found.seconds, "spread": found.spread, "samples": found.samples}
+def _note(journal: Any, how: str, point: Point, found: Timed) -> None:
+    line = {
+        "with": how,
+        "point": point.name,
+        "seconds": found.seconds,
+        "spread": found.spread,
+        "samples": found.samples,
+    }
     journal.write(json.dumps(line) + "\n")
     journal.flush()
 
 
-def _read_journal(path: Path) -> dict[str, Timed]:
-    """Points measured by an earlier run; a line cut off by its end is measured again."""
+def _read_journal(path: Path, how: str) -> dict[str, Timed]:
+    """Points measured by an earlier run in the same way; a line cut off by its end is measured again."""
     known: dict[str, Timed] = {}
     if not path.is_file():
         return known
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
-            known[row["point"]] = Timed(row["seconds"], row["spread"], row["samples"])
+            if row["with"] == how:
+                known[row["point"]] = Timed(row["seconds"], row["spread"], row["samples"])
         except (ValueError, KeyError):
             continue
     return known

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from windtunnel.errors import MissingDependencyError, Problem, SpecError
@@ -11,10 +12,11 @@ from windtunnel.live.profile.points import Point
 
 Run = Callable[[], object]
 
-WEIGHT_BYTES = 256 * 2**20
-"""Weights of a shape are kept in so many copies as fit here, at most `COPIES`, and used in turn: a model's layers do
-not find their weights in the cache of the layer before."""
-COPIES = 32
+COPIED_BYTES = 256 * 2**20
+"""Weights and caches of a shape are kept in so many copies as fill this, or the model's own weights if those are fewer,
+and used in turn: a model's layers do not find their weights, nor their keys and values, in the processor's cache from
+the layer before."""
+COPIES = 256
 
 
 def torch_module() -> Any:
@@ -32,10 +34,20 @@ def torch_module() -> Any:
 
 
 class TorchKernels:
-    """Kernels on one device: `cpu` or `cuda`."""
+    """Kernels on one device: `cpu` or `cuda`.
 
-    def __init__(self, device: str) -> None:
+    Attributes:
+        software: what runs them, with its version.
+        caches_prompts: whether the kernel of prompts is measured behind a cached context too.
+        copied_bytes: memory that a layer's tensors take turns in.
+    """
+
+    caches_prompts = False
+
+    def __init__(self, device: str, copied_bytes: int = COPIED_BYTES) -> None:
+        self.copied_bytes = copied_bytes
         self.torch = torch_module()
+        self.software = f"PyTorch {self.torch.__version__}"
         if device == "cuda" and not self.torch.cuda.is_available():
             raise SpecError(Problem("PyTorch finds no CUDA device", "--device", got="'cuda'", allowed="cpu"))
         self.device = device
@@ -47,7 +59,9 @@ class TorchKernels:
             self.torch.cuda.synchronize()
 
     def measurable(self, point: Point) -> bool:
-        """Whether there is a kernel for the point's number formats."""
+        """Whether there is a kernel for the point's number formats, and for a prompt's cached context."""
+        if point.key[0] == "attention" and point.sizes[1] and not self.caches_prompts:
+            return False
         return point.key[0] != "gemm" or (point.key[3] in self._dtypes and point.key[3] == point.key[4])
 
     def kernel(self, point: Point) -> Run:
@@ -71,18 +85,21 @@ class TorchKernels:
         x, y = (self._filled((size, size), dtype) for _ in range(2))
         return lambda: x @ y
 
+    def copies_of(self, size_bytes: int) -> int:
+        """How many copies of so many bytes are used in turn."""
+        return max(1, min(COPIES, self.copied_bytes // size_bytes))
+
     def _filled(self, shape: tuple[int, ...], dtype: str) -> Any:
         return self.torch.randn(shape, device=self.device, dtype=self.torch.float32).to(self._dtypes[dtype])
 
     def _gemm(self, point: Point) -> Run:
         _, n, k, dtype, _ = point.key
         width, depth, kind = int(n), int(k), str(dtype)
-        bytes_each = width * depth * (4 if kind == "fp32" else 2)
-        copies = max(1, min(COPIES, WEIGHT_BYTES // bytes_each))
+        copies = self.copies_of(width * depth * (4 if kind == "fp32" else 2))
         weights = [self._filled((width, depth), kind) for _ in range(copies)]
         x = self._filled((point.sizes[0], depth), kind)
         linear = self.torch.nn.functional.linear
-        turn = iter(_turns(copies))
+        turn = turns(copies)
         return lambda: linear(x, weights[next(turn)])
 
     def _attention(self, point: Point) -> Run:
@@ -94,8 +111,10 @@ class TorchKernels:
             q, k, v = (self._filled((1, count, prompt, d), "bf16") for count in (h, kv, kv))
             return lambda: attend(q, k, v, is_causal=True, enable_gqa=h != kv)
         q = self._filled((requests, h, 1, d), "bf16")
-        k, v = (self._filled((requests, kv, context, d), "bf16") for _ in range(2))
-        return lambda: attend(q, k, v, enable_gqa=h != kv)
+        copies = self.copies_of(2 * 2 * requests * kv * context * d)
+        caches = [[self._filled((requests, kv, context, d), "bf16") for _ in range(2)] for _ in range(copies)]
+        turn = turns(copies)
+        return lambda: attend(q, *caches[next(turn)], enable_gqa=h != kv)
 
     def _elementwise(self, point: Point) -> Run:
         """By name where the arithmetic matters; a copy of the same bytes for the rest."""
@@ -118,6 +137,6 @@ class TorchKernels:
         return lambda: target.copy_(source)
 
 
-def _turns(count: int) -> Any:
-    while True:
-        yield from range(count)
+def turns(count: int) -> Iterator[int]:
+    """0, 1, ... count - 1, 0, 1, ... without end."""
+    return itertools.cycle(range(count))
