@@ -8,7 +8,7 @@ sequence so far fits into the free blocks.
 
 The rules follow vllm/v1/core/sched/scheduler.py and kv_cache_manager.py of that release. Two
 paths do the same: `_serve_all` when it is certain that every running request gets its tokens
-without preemption (no request is touched then but those in prefill), `_serve_in_order` else.
+without preemption (no request is touched then but those in prefill), `grant_in_order` else.
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ def _victim(world: Any, requests: Any, replica: Any, slots: Any) -> int:
 
 
 @njit
-def _serve_in_order(
+def grant_in_order(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any
 ) -> int:
-    """Serve the running requests one by one, preempting where blocks run out."""
+    """Grant the running requests their tokens one by one, preempting where blocks run out; the budget that is left."""
     budget = world.budget
     i = 0
     while i < replica.running and budget > 0:
@@ -139,10 +139,53 @@ def _serve_in_order(
         grant(world, requests, replica, slots, blocks, cells, segments, row, tokens)
         budget -= tokens
         i += 1
+    return int(budget)
+
+
+@inlined
+def advance_served(world: Any, replica: Any, slots: Any, phase: Any, log: Any) -> None:
+    """The running requests that were granted tokens one by one advance."""
     if world.recording:
         log_served(world, log, replica, slots, False)
     advance_granted(world, replica, slots, phase)
-    return int(budget)
+
+
+@inlined
+def admit_head(
+    world: Any, requests: Any, replica: Any, slots: Any, blocks: Any, cells: Any, segments: Any, log: Any, budget: int
+) -> int:
+    """Admit the head of the queue if budget and blocks allow it: the tokens it is given, or 0 when it has to wait."""
+    i = replica.head
+    if i == replica.blocked and replica.running > 0 and replica.blocked_need > replica.free_blocks:
+        return 0
+    if requests[i].stale > 0:
+        return 0
+    target = requests[i].prompt + requests[i].generated
+    hits = 0
+    if world.prefix:
+        hits = look_up(world, requests, replica, slots, blocks, cells, segments, i)
+    tokens = target - hits * world.block_size
+    if 0 < replica.threshold < tokens:
+        tokens = replica.threshold
+    if not world.chunked and tokens > budget:
+        return 0
+    tokens = min(tokens, budget)
+    need = blocks_whole(world, target) - hits
+    if hits > 0:
+        need += idle_hits(blocks, cells[replica.head_row], hits)
+    if replica.running > 0:
+        need += world.watermark_blocks
+    if need > replica.free_blocks:
+        replica.blocked = i
+        replica.blocked_need = need
+        return 0
+    replica.blocked = -1
+    row = seat(world, requests, replica, slots, blocks, cells, i, hits)
+    admit(world, requests, replica, slots, row)
+    grant(world, requests, replica, slots, blocks, cells, segments, row, tokens)
+    if world.recording:
+        log_entry(world, log, i, tokens)
+    return int(tokens)
 
 
 @inlined
@@ -151,36 +194,9 @@ def _admit_waiting(
 ) -> None:
     """Admit from the head of the queue while budget, places and blocks last."""
     while budget > 0 and replica.waiting > 0 and replica.running < world.max_num_seqs:
-        i = replica.head
-        if i == replica.blocked and replica.running > 0 and replica.blocked_need > replica.free_blocks:
+        tokens = admit_head(world, requests, replica, slots, blocks, cells, segments, log, budget)
+        if tokens == 0:
             break
-        if requests[i].stale > 0:
-            break
-        target = requests[i].prompt + requests[i].generated
-        hits = 0
-        if world.prefix:
-            hits = look_up(world, requests, replica, slots, blocks, cells, segments, i)
-        tokens = target - hits * world.block_size
-        if 0 < replica.threshold < tokens:
-            tokens = replica.threshold
-        if not world.chunked and tokens > budget:
-            break
-        tokens = min(tokens, budget)
-        need = blocks_whole(world, target) - hits
-        if hits > 0:
-            need += idle_hits(blocks, cells[replica.head_row], hits)
-        if replica.running > 0:
-            need += world.watermark_blocks
-        if need > replica.free_blocks:
-            replica.blocked = i
-            replica.blocked_need = need
-            break
-        replica.blocked = -1
-        row = seat(world, requests, replica, slots, blocks, cells, i, hits)
-        admit(world, requests, replica, slots, row)
-        grant(world, requests, replica, slots, blocks, cells, segments, row, tokens)
-        if world.recording:
-            log_entry(world, log, i, tokens)
         budget -= tokens
 
 
@@ -196,7 +212,8 @@ def compose(
     if chunk >= 0:
         budget = _serve_all(world, requests, replica, slots, phase, blocks, cells, segments, log, chunk)
     else:
-        budget = _serve_in_order(world, requests, replica, slots, phase, blocks, cells, segments, log)
+        budget = grant_in_order(world, requests, replica, slots, phase, blocks, cells, segments, log)
+        advance_served(world, replica, slots, phase, log)
     if replica.waiting > 0 and replica.step_preempted == 0:
         _admit_waiting(world, requests, replica, slots, blocks, cells, segments, log, budget)
     finish_composing(world, replica, slots)
