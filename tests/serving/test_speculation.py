@@ -33,6 +33,7 @@ KINDS: dict[str, Drafting] = {
     "by-load": replace(CHAIN, by_load=tuple(tuple(max(0, 3 - n // 3 + o) % 4 for o in range(5)) for n in range(9))),
     "recent": replace(CHAIN, recent=True),
     "agreeing": Drafting(tokens=3, acceptance=(0.8, 0.64, 0.5, 0.4), agreeing=True),
+    "classes": replace(CHAIN, classes=((0.9, 0.8, 0.7), (0.3, 0.1, 0.0), (1.0, 1.0, 1.0))),
     "head": replace(CHAIN, slots=0, drop_block=True),
 }
 ROOMY = SchedulerSettings(8, 128, 400, 400, 8, drafting=CHAIN)

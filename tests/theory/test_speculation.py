@@ -159,3 +159,29 @@ def test_a_run_says_what_drafts_did() -> None:
     plain = served(None, together(4))
     assert plain.metrics.speculation is None
     assert "drafted" not in run_text(plain)
+
+
+def test_requests_may_differ_in_how_much_they_accept() -> None:
+    spec = SpeculativeSpec(draft="llama-3.2-1b", acceptance=0.7, acceptance_deviation=0.2)
+    firsts = np.array([one[0] for one in spec.classes])
+    assert firsts.mean() == pytest.approx(0.7)
+    assert firsts.std() == pytest.approx(0.2, rel=0.03)
+    alike, differing = (
+        served({**DRAFT, "acceptance": 0.7, "acceptance_deviation": deviation}, together(64, 64, 200))
+        for deviation in (0.0, 0.2)
+    )
+    assert np.ptp(differing.simulation.tpot_s) > 1.5 * np.ptp(alike.simulation.tpot_s)
+    # Those that accept less have more rounds, so that a share over rounds is below the mean over requests.
+    assert tokens_per_round(differing) < expected_tokens_of(spec)
+
+
+def test_lengths_that_follow_the_last_rounds_beat_fixed_ones_where_requests_differ() -> None:
+    """A fixed length drafts too little for some and too much for others; both cost once compute counts."""
+    spec = {"draft": "llama-3.2-1b", "acceptance": 0.55, "acceptance_deviation": 0.35, "draft_tokens": 6}
+    options: dict[str, Any] = {"model": "llama-3.1-8b", "max_num_batched_tokens": 4096}
+    many = together(192, 64, 200)
+    fixed, recent = (
+        served({**spec, "adaptive": adaptive}, many, **options).simulation for adaptive in ("off", "recent")
+    )
+    assert recent.makespan_s < 0.97 * fixed.makespan_s
+    assert recent.accepted.sum() / recent.drafted.sum() > fixed.accepted.sum() / fixed.drafted.sum()

@@ -91,7 +91,8 @@ class Explanation:
         drafters = self.batch.sampled - self.batch.draft_tokens
         if spec is None or not self.batch.draft_tokens:
             return float(self.batch.sampled)
-        gained = 1.0 + sum(spec.chances[: spec.depth if spec.tree else self.batch.queries - 1])
+        drafts = spec.depth if spec.tree else self.batch.queries - 1
+        gained = 1.0 + sum(sum(one[:drafts]) for one in spec.classes) / len(spec.classes)
         return self.batch.decode_requests * gained + (drafters - self.batch.decode_requests)
 
     @property

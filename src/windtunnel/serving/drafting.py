@@ -32,6 +32,7 @@ class Drafting:
             below 64, and so on (the last value goes on).
         recent: whether a request's length follows its last rounds: two more after one that accepted all,
             one fewer after another.
+        classes: instead of `acceptance`, that of equally many requests each; a request's class is drawn.
         agreeing: whether drafts exist only when the target agreed with the token that they continue, which was
             drafted while it worked; `acceptance` then has one entry more than `tokens`.
         outcomes: for replays, per row of the workload the pairs (accepted, proposed) that its
@@ -47,6 +48,7 @@ class Drafting:
     outcomes: Outcomes = ()
     by_load: tuple[tuple[int, ...], ...] = ()
     recent: bool = False
+    classes: tuple[tuple[float, ...], ...] = ()
     agreeing: bool = False
 
     @property
@@ -68,8 +70,8 @@ def drafting_problems(drafting: Drafting, budget: int, threshold: int) -> list[P
         problems.append(Problem("must be at least 1", path="drafting.tokens", got=str(drafting.tokens)))
     if min(drafting.lookahead, drafting.slots) < 0:
         problems.append(Problem("must not be negative", path="drafting"))
-    chances = (1.0, *drafting.acceptance, 0.0)
-    if any(not later <= earlier for earlier, later in pairwise(chances)):
+    known = drafting.classes or (drafting.acceptance,)
+    if any(not later <= earlier for one in known for earlier, later in pairwise((1.0, *one, 0.0))):
         text = "must be probabilities that do not increase"
         problems.append(Problem(text, path="drafting.acceptance", got=str(drafting.acceptance)))
     if any(not 0 <= tokens <= drafting.tokens for tokens in (*drafting.by_batch, *chain(*drafting.by_load))):
@@ -92,10 +94,12 @@ def make_book(drafting: Drafting | None, max_num_seqs: int) -> npt.NDArray[np.fl
     by_load = drafting.by_load or tuple((tokens,) for tokens in drafting.by_batch) or ((drafting.tokens,),)
     lengths = [float(n) for count in range(max_num_seqs + 1) for n in by_load[min(count, len(by_load) - 1)]]
     if not drafting.outcomes:
-        chances = np.zeros(drafting.tokens + 1)
-        known = drafting.acceptance[: drafting.tokens + drafting.agreeing]
-        chances[: len(known)] = known
-        return np.concatenate([lengths, chances])
+        classes = drafting.classes or (drafting.acceptance,)
+        chances = np.zeros((len(classes), drafting.tokens + 1))
+        for row, one in zip(chances, classes, strict=True):
+            known = one[: drafting.tokens + drafting.agreeing]
+            row[: len(known)] = known
+        return np.concatenate([lengths, chances.ravel()])
     at = len(lengths) + 2 * len(drafting.outcomes)
     places: list[float] = []
     flat: list[float] = []
@@ -107,12 +111,13 @@ def make_book(drafting: Drafting | None, max_num_seqs: int) -> npt.NDArray[np.fl
 
 def write_drafting(world: npt.NDArray[Any], drafting: Drafting | None) -> None:
     """Set the fields of `WORLD` that the scheduler reads."""
-    world["draft_octaves"] = 1
+    world["draft_octaves"] = world["draft_classes"] = 1
     if drafting is not None:
         world["draft_tokens"], world["draft_slots"] = drafting.tokens, drafting.slots
         world["lookahead"], world["drop_block"] = drafting.lookahead, drafting.drop_block
         world["by_batch"] = bool(drafting.by_batch or drafting.by_load)
         world["listed"] = bool(drafting.outcomes)
         world["recent"], world["agreeing"] = drafting.recent, drafting.agreeing
+        world["draft_classes"] = max(len(drafting.classes), 1)
         if drafting.by_load:
             world["draft_octaves"] = len(drafting.by_load[0])

@@ -28,6 +28,7 @@ def drafting_from(spec: SpeculativeSpec, lengths: npt.NDArray[np.int64] | None =
     return Drafting(
         tokens=spec.nodes,
         acceptance=spec.chances,
+        classes=spec.classes if len(spec.classes) > 1 else (),
         lookahead=spec.nodes if spec.method in _KNOWN else 0,
         slots=drafting_slots(known, spec.nodes, spec.one_pass),
         drop_block=known == "eagle",

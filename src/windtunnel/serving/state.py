@@ -50,7 +50,7 @@ WORLD = _dtype(
     amounts=(_f, "swap_block_s swap_call_s quantum_s starve_s input_weight output_weight"),
     ratios=(_f, "ratio_first ratio_least ratio_steps"),
     ahead=(_i, "asynchronous draft_tokens draft_slots lookahead drop_block by_batch listed recent agreeing"),
-    drafts=(_i, "draft_octaves draft_passes draft_model draft_one_pass draft_beside"),
+    drafts=(_i, "draft_octaves draft_classes draft_passes draft_model draft_one_pass draft_beside"),
     draft_rows=(_i, "draft_token_row draft_head_row draft_further_row draft_decode_row draft_further_decode_row"),
     draft_cost=(
         _f,

@@ -18,6 +18,8 @@ OWN_MODEL: tuple[Method, ...] = ("draft-model", "parallel")
 """Methods that draft with a model of their own."""
 HEADS: tuple[Method, ...] = ("eagle", "mtp", "medusa")
 """Methods that draft from the target's hidden states."""
+CLASSES = 16
+"""Classes of equally many requests when requests differ in how much they accept."""
 NODES = 1024
 """Most tokens verified at a time."""
 
@@ -58,6 +60,12 @@ class SpeculativeSpec(Spec):
     )
     acceptance_decay: float = Field(
         1.0, gt=0, le=1, description="what multiplies that chance from one position to the next; 1 keeps it"
+    )
+    acceptance_deviation: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="standard deviation of that chance between requests (a Beta distribution); 0: all alike",
     )
     position_acceptance: tuple[float, ...] = Field(
         (),
@@ -108,13 +116,28 @@ class SpeculativeSpec(Spec):
         """Probability that at least 1, 2, ... drafted tokens are accepted, one path per round."""
         if self.position_acceptance:
             return self.position_acceptance
-        first = self.acceptance if self.acceptance is not None else default_acceptance(self.method)
-        falling = [self.acceptance_decay**depth for depth in range(self.draft_tokens)]
         if self.tree:
-            each = [sum(self.candidate_acceptance[:width]) for width in self.tree]
-        else:
-            each = [float(first or 0.0)] * self.draft_tokens
-        return tuple(accumulate((one * by for one, by in zip(each, falling, strict=True)), mul))
+            return self._falling([sum(self.candidate_acceptance[:width]) for width in self.tree])
+        return self._falling([self.first_acceptance] * self.draft_tokens)
+
+    @property
+    def first_acceptance(self) -> float:
+        """Mean chance of the first drafted token of a chain, as given or as published."""
+        found = self.acceptance if self.acceptance is not None else default_acceptance(self.method)
+        return float(found or 0.0)
+
+    @property
+    def classes(self) -> tuple[tuple[float, ...], ...]:
+        """`chances` of equally many requests each, where requests differ; one entry where they do not."""
+        if not self.acceptance_deviation:
+            return (self.chances,)
+        each = beta_classes(self.first_acceptance, self.acceptance_deviation)
+        return tuple(self._falling([one] * self.draft_tokens) for one in each)
+
+    def _falling(self, each: list[float]) -> tuple[float, ...]:
+        """Chances of whole paths from those of their tokens, which fall by `acceptance_decay` from depth to depth."""
+        falling = (one * self.acceptance_decay**depth for depth, one in enumerate(each))
+        return tuple(accumulate(falling, mul))
 
 
 def expected_tokens_of(spec: SpeculativeSpec, drafts: int | None = None) -> float:
@@ -127,12 +150,29 @@ def expected_tokens_of(spec: SpeculativeSpec, drafts: int | None = None) -> floa
     In the long run of `parallel`, rounds that verify all drafts are followed by such a round when the token being
     drafted meanwhile is accepted too, and others when the one that they checked is (`techniques.speculation`).
     """
-    chances = spec.chances
+    return sum(_expected(spec, chances, drafts) for chances in spec.classes) / len(spec.classes)
+
+
+def _expected(spec: SpeculativeSpec, chances: tuple[float, ...], drafts: int | None) -> float:
     if spec.method != "parallel":
         return 1.0 + sum(chances[: spec.depth if drafts is None else drafts])
     first, last = chances[0], chances[-1]
     share = first / (1.0 - last + first) if first else 0.0
     return 1.0 + share * sum(chances[:-1])
+
+
+@cache
+def beta_classes(mean: float, deviation: float) -> tuple[float, ...]:
+    """Values of a Beta distribution that stand for equal shares of it: the means of its `CLASSES` slices.
+
+    The mean over a slice of x f(x) is that share of the distribution with one success more.
+    """
+    from scipy.special import betainc, betaincinv
+
+    weight = mean * (1.0 - mean) / deviation**2 - 1.0
+    a, b = mean * weight, (1.0 - mean) * weight
+    below = [float(betainc(a + 1.0, b, betaincinv(a, b, place / CLASSES))) for place in range(CLASSES + 1)]
+    return tuple(CLASSES * mean * (high - low) for low, high in pairwise(below))
 
 
 def _mistakes(spec: SpeculativeSpec) -> list[str]:
@@ -157,6 +197,14 @@ def _mistakes(spec: SpeculativeSpec) -> list[str]:
             said.append("position_acceptance: must be probabilities that do not increase")
         if given or spec.tree:
             said.append("position_acceptance: takes the place of acceptance and of a tree's arithmetic")
+    if spec.acceptance_deviation:
+        mean = spec.first_acceptance
+        if spec.position_acceptance or spec.tree:
+            said.append("acceptance_deviation: is for chains with one chance per token")
+        elif spec.acceptance_deviation**2 >= mean * (1.0 - mean):
+            said.append(
+                f"acceptance_deviation: must be below {(mean * (1.0 - mean)) ** 0.5:.3f} about a mean of {mean:g}"
+            )
     return said + _tree_mistakes(spec) + _adaptive_mistakes(spec)
 
 

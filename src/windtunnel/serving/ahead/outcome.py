@@ -2,9 +2,9 @@
 
 `book` holds first the most tokens drafted per request by the number of requests in the step (0 to
 `max_num_seqs`) and, where `WORLD.draft_octaves` is above 1, by the octave of their mean context; then the
-probabilities that at least 1, 2, ... drafts are accepted, or for listed outcomes two numbers per request (where
-its list begins, how many pairs it has) and the lists of pairs (accepted, proposed; -1 proposes all).
-`drafting.make_book` writes it.
+probabilities that at least 1, 2, ... drafts are accepted (per class of requests), or for listed outcomes two
+numbers per request (where its list begins, how many pairs it has) and the lists of pairs (accepted, proposed; -1
+proposes all). `drafting.make_book` writes it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,15 @@ def _drawn(world: Any, i: int, sample: int) -> float:
     return float(((mix(mix(world.seed + 1, i), sample) >> 11) & 0x1FFFFFFFFFFFFF) / 9007199254740992.0)
 
 
+@inlined
+def _chances(world: Any, i: int) -> int:
+    """Where the probabilities of request i begin: those of its class, where requests differ."""
+    place = _outcomes(world)
+    if world.draft_classes > 1:
+        place += int(_drawn(world, -1 - i, 0) * world.draft_classes) * (world.draft_tokens + 1)
+    return int(place)
+
+
 @njit
 def accepted_drafts(world: Any, book: Any, i: int, sample: int, verified: int) -> int:
     """How many of the verified drafts of request i's sample of this number are accepted."""
@@ -54,7 +63,7 @@ def accepted_drafts(world: Any, book: Any, i: int, sample: int, verified: int) -
         return 0
     drawn = _drawn(world, i, sample)
     accepted = 0
-    first = _outcomes(world)
+    first = _chances(world, i)
     while accepted < verified and drawn < book[first + accepted]:
         accepted += 1
     return accepted
@@ -74,7 +83,7 @@ def proposed_drafts(world: Any, book: Any, slot: Any, i: int, sample: int, most:
     if world.agreeing:
         if slot.accepted < slot.verified:
             return 0
-        return most if _drawn(world, i, sample) < book[_outcomes(world) + slot.verified] else 0
+        return most if _drawn(world, i, sample) < book[_chances(world, i) + slot.verified] else 0
     if world.recent:
         if slot.verified > 0:
             slot.length += 2 if slot.accepted == slot.verified else -1
