@@ -16,10 +16,12 @@ from windtunnel.specs.hardware import PriceSpec
 from windtunnel.specs.load import KINDS
 from windtunnel.specs.plan import PlanSpec
 from windtunnel.specs.slo import SloSpec
+from windtunnel.specs.training import TrainingPlan
 
 SCHEMAS: dict[str, type[Spec]] = {
     **KINDS,
     "plan": PlanSpec,
+    "training-plan": TrainingPlan,
     "slo": SloSpec,
     "deployment": DeploymentFile,
     "prices": PriceSpec,
