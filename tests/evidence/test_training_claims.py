@@ -116,3 +116,54 @@ def test_accuracy_on_published_training_runs() -> None:
     assert (
         float(np.quantile(errors, 0.9)) < 0.32
     )  # the goal is 0.20: experts of small microbatches, see docs/accuracy.md
+
+
+def bridge(release: str, **changes: str) -> Row:
+    experts = {"vpp": "", "pp": "1", "tp": "1", "ep": "8", "n_gpus": "8", "seq_len": "4096", "global_batch": "512"}
+    return row(**({"source": f"NVIDIA-NeMo/Megatron-Bridge docs [{release} Pre-Training]"} | experts | changes))
+
+
+def test_a_recipe_goes_by_release_device_and_format() -> None:
+    """Whole-step graphs, overlap and fused experts came to mxfp8 on GB200 with release 26.06."""
+    qwen = {"model": "Qwen3-30B-A3B", "gpu": "GB200-192GB", "dtype": "mxfp8"}
+    old, new = job_of(bridge("26.04.01", **qwen)).plan, job_of(bridge("26.06", **qwen)).plan
+    assert (old.moe_fused_dispatch, old.moe_overlap, old.moe_fused_experts, old.cuda_graphs) == (
+        True,
+        False,
+        False,
+        False,
+    )
+    assert (new.moe_overlap, new.moe_fused_experts, new.cuda_graphs, new.attention_dtype) == (True, True, True, "fp8")
+    assert not job_of(bridge("26.06", **(qwen | {"dtype": "bf16"}))).plan.moe_overlap
+    assert not job_of(bridge("25.11", **(qwen | {"dtype": "fp8-mx"}))).plan.moe_fused_dispatch
+
+
+def test_notes_and_layouts_choose_too() -> None:
+    deepseek = {"model": "DeepSeekV3", "gpu": "GB200-192GB", "dtype": "bf16", "n_gpus": "256", "ep": "64", "pp": "4"}
+    assert job_of(bridge("25.11", **deepseek)).plan.mtp_layers == 1
+    assert job_of(bridge("25.11", notes="DeepSeekV3 (w/o MTP)", **deepseek)).plan.mtp_layers == 0
+    oss = {"model": "GPT-OSS-120B", "gpu": "B300-288GB", "dtype": "bf16", "n_gpus": "64", "global_batch": "1280"}
+    assert job_of(bridge("26.02", **oss)).plan.moe_fused_dispatch
+    assert not job_of(bridge("26.02", **(oss | {"ep": "64"}))).plan.moe_fused_dispatch
+
+
+def test_sharded_weights_are_read_from_the_row() -> None:
+    plan = job_of(row(tp="1", pp="1", vpp="", zero_stage="FSDP 64")).plan
+    assert (plan.zero_stage, plan.zero_group) == (3, 64)
+    assert job_of(row()).plan.zero_stage == 1
+
+
+def test_releases_counted_flops_differently() -> None:
+    """Before 26.06 two matrices an MLP for activations other than SiLU, and no windows: 27.2 against 32.6 GFLOPs."""
+    oss = {"model": "GPT-OSS-120B", "gpu": "GB200-192GB", "dtype": "bf16", "n_gpus": "64", "ep": "64"}
+    for release, gigaflops in (("26.02", 27.2), ("26.06", 32.6)):
+        one = bridge(release, **oss)
+        recipe = recipe_of(one)
+        assert recipe is not None
+        assert counted_flops(job_of(one), recipe.flops) / 1e9 == pytest.approx(gigaflops, rel=0.01)
+
+
+def test_a_variant_may_name_its_server() -> None:
+    titan = {"source": "pytorch/torchtitan benchmarks", "gpu": "H100-96GB-HBM2e (500W, 2.4TB/s)", "vpp": "", "pp": "1"}
+    found = job_of(row(**titan, tp="8", zero_stage="3 (FSDP2)"))
+    assert (found.node.accelerators, found.accelerator.name) == (8, "h100-96g-sxm")
