@@ -32,6 +32,7 @@ def refusal(model: str = "llama-3.1-8b", gpus: int = 64, batch: int = 128, seq: 
         ({"context_parallel": 64, "context_method": "ulysses"}, "(Ulysses) must divide the model's 32 query heads"),
         ({"pipeline_parallel": 4, "virtual_stages": 2, "batch": 96}, "multiple of PP 4, got 96; allowed: 64 or 128"),
         ({"pipeline_parallel": 8, "schedule": "dualpipe", "batch": 64}, "at least twice PP 8, got 64; allowed: 128"),
+        ({"pipeline_parallel": 3, "schedule": "dualpipe", "gpus": 48}, "must be even, got 3; allowed: 2 or 4"),
         ({"model": "mixtral-8x7b", "expert_parallel": 3}, "8 experts, got 3; allowed: 2 or 4"),
         ({"pipeline_parallel": 2, "stage_layers": (10, 10)}, "allowed: entries that add up to 32"),
     ],

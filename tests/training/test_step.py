@@ -187,6 +187,8 @@ def test_ring_and_ulysses_send_what_their_papers_say() -> None:
         ({"schedule": "gpipe"}, 0.01),
         ({"schedule": "zero-bubble"}, 0.06),
         ({"zero_stage": 3, "recompute": "full"}, 0.12),
+        # A message that nothing hides keeps one of its ends, in both.
+        ({"overlap_p2p": False, "zero_stage": 1}, 0.06),
     ],
 )
 def test_closed_form_agrees_with_the_played_pipeline(base: dict[str, Any], band: float) -> None:

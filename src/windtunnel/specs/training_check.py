@@ -149,6 +149,10 @@ def _width_problems(job: TrainingJob) -> list[Problem]:
     if chunks > model.layers + 2 * (chunks > 2):
         message = f"PP x virtual stages = {chunks} exceeds the model's {model.layers} layers"
         found.append(_problem(message, "plan.pipeline_parallel", plan.pipeline_parallel, f"at most {model.layers}"))
+    if plan.pipeline_schedule == "dualpipe" and plan.pipeline_parallel % 2:
+        near = f"{plan.pipeline_parallel - 1} or {plan.pipeline_parallel + 1}"
+        message = "the dualpipe schedule pairs pipeline ranks: their number must be even"
+        found.append(_problem(message, "plan.pipeline_parallel", plan.pipeline_parallel, near))
     if plan.stage_layers and sum(plan.stage_layers) != model.layers:
         message = f"stage_layers add up to {sum(plan.stage_layers)}, the model has {model.layers} layers"
         found.append(

@@ -207,9 +207,11 @@ def _pipeline(layouts: Layouts, shapes: tuple[StageShape, ...], works: list[Stag
     between = model_layers - shapes[0].layers - shapes[2].layers
     through = first + last + middle * between / np.maximum(shapes[1].layers, 1.0)
     fullest = np.maximum(np.maximum(first, last), middle)
-    blocked = 0.0 if plan.overlap_p2p else 2.0 * hop
-    # Both ends of a message wait for it: two a microbatch at the ends of the pipeline, four between.
-    fullest = fullest + blocked * np.where(pp > 2, 2.0, 1.0) * virtual
+    # A message that nothing hides keeps its sender: one a microbatch at the ends of the model, two between.
+    blocked = 0.0 if plan.overlap_p2p else 1.0
+    kept = blocked * hop * np.where(pp * virtual > 2, 2.0, 1.0) * virtual
+    fullest = fullest + kept
+    through = through + kept * pp
     plain = micros * fullest + (through - fullest) / virtual + 2.0 * (pp - 1.0) * hop
     schedule = plan.schedule
     if schedule not in ("zero-bubble", "dualpipe"):
