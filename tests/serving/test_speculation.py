@@ -15,6 +15,7 @@ from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.memory import memory_need
 from windtunnel.cost.surface import StepSurface, linear_surface
 from windtunnel.errors import SpecError
+from windtunnel.metrics.gaps import token_gaps_s
 from windtunnel.search.evaluate import settings_of
 from windtunnel.serving.drafting import Drafting
 from windtunnel.serving.result import Simulation
@@ -114,6 +115,12 @@ def test_nothing_accepted_and_everything_accepted() -> None:
     assert len(none.step_table or ()) == 61
     assert len(full.step_table or ()) == 1 + 15
     assert full.drafted.sum() == full.accepted.sum() == 2 * 15 * 3
+
+
+def test_gaps_between_tokens_are_those_between_rounds() -> None:
+    workload = request_table(np.zeros(2), np.full(2, 24), np.full(2, 61))
+    full = served(replace(ROOMY, drafting=replace(CHAIN, acceptance=(1.0, 1.0, 1.0))), workload)
+    assert len(token_gaps_s(full)) == 2 * 15
 
 
 def test_recent_lengths_grow_with_success_and_shrink_without() -> None:

@@ -10,6 +10,7 @@ from windtunnel.api import plan
 from windtunnel.cost.memory import memory_need
 from windtunnel.cost.money import deployment_usd_per_h
 from windtunnel.errors import SpecError
+from windtunnel.search.serve import serve
 from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.drafter import drafter_of
@@ -103,6 +104,28 @@ def test_the_drafter_takes_memory_of_weights_and_of_every_block() -> None:
     assert plain.kv_blocks == ngram.kv_blocks > head.kv_blocks > drafted.kv_blocks
     # One of 32 layers is drafted with.
     assert head.kv_bytes_per_token == pytest.approx(plain.kv_bytes_per_token * 33 / 32)
+
+
+def test_a_run_says_whose_acceptance_it_is_and_what_the_budget_holds() -> None:
+    table = request_table([0.0], [64], [4])
+    said = " ".join(serve(deployment(speculative={"method": "eagle"}), table).notes)
+    assert "chance 0.8 for want of a figure of yours" in said
+    assert "EAGLE" in said
+    assert "fewer than max_num_seqs" not in said
+    wide = {"method": "eagle", "acceptance": 0.7, "draft_tokens": 15}
+    said = " ".join(serve(deployment(speculative=wide), table).notes)
+    assert "holds 128 requests with 15 drafts each, fewer than max_num_seqs (256)" in said
+    assert "for want" not in said
+
+
+def test_groups_of_ranks_draft_for_their_own_requests() -> None:
+    plan_ = {"tensor_parallel": 1, "attention_data_parallel": 8, "expert_parallel": 8, "weight_dtype": "fp8"}
+    engine = {"extends": "vllm", "speculative": {"method": "eagle", "draft_tokens": 2}}
+    found = load_deployment({"model": "deepseek-v3", "accelerator": "h200-sxm", "plan": plan_, "engine": engine})
+    drafter = drafter_of(found)
+    assert drafter is not None
+    assert drafter.plan.attention_data_parallel == 8
+    assert drafter.plan.expert_parallel == 1
 
 
 def test_parallel_drafting_needs_accelerators_of_its_own() -> None:

@@ -28,7 +28,8 @@ def token_gaps_by_request(
     """The request of every gap between two tokens, and the gap in seconds; by request and then by time.
 
     A step gives a request a token from its first token on, except while its context is computed again after
-    a preemption: of successive chunks of more than one token only the last gives one.
+    a preemption: of successive chunks of more than one token only the last gives one. With speculative decoding the
+    tokens of a step reach the reader together, and the gaps are those between steps.
 
     Raises:
         SpecError: the run did not keep its steps (`record_steps=True`).
@@ -42,7 +43,8 @@ def token_gaps_by_request(
     order = np.lexsort((end_s[given], request[given]))
     end_s, request, tokens = end_s[given][order], request[given][order], tokens[given][order]
     same = request[1:] == request[:-1]
-    chunk = tokens > 1
+    drafting = simulation.settings.drafting
+    chunk = tokens > 1 + (drafting.tokens if drafting is not None else 0)
     first = np.append(True, ~same)
     again = np.append(same & chunk[:-1] & chunk[1:], False) & ~first
     end_s, request = end_s[~again], request[~again]

@@ -137,7 +137,7 @@ def runners_up(result: PlanResult, top: int) -> list[Candidate]:
     varied: list[Candidate] = []
     rest: list[Candidate] = []
     for candidate in others:
-        key = (candidate.deployment.accelerator.name, candidate.deployment.plan.accelerators)
+        key = (candidate.deployment.accelerator.name, candidate.deployment.accelerators)
         (rest if key in seen else varied).append(candidate)
         seen.add(key)
     kept = [*varied, *rest][:top]

@@ -36,6 +36,7 @@ from windtunnel.search.space import Unit, expands, units, with_slots
 from windtunnel.search.traffic import traffic_of
 from windtunnel.serving.result import Simulation
 from windtunnel.specs.fields import DTYPE_BYTES
+from windtunnel.specs.speculation import notes_on
 
 WAVE = 8
 """Candidates simulated side by side before the best known cost is updated, so that no answer depends on timing."""
@@ -295,7 +296,8 @@ def _notes(chosen: Candidate | None) -> tuple[str, ...]:
             f"no kernels of {deployment.accelerator.name} were measured: its costs use the constants of "
             f"{device.inherited_from} with its datasheet's rates"
         )
-    return tuple(found)
+    engine = deployment.engine
+    return (*found, *notes_on(engine.speculative, engine.max_num_seqs, engine.max_num_batched_tokens))
 
 
 def _front(candidates: tuple[Candidate, ...], question: Question) -> tuple[int, ...]:

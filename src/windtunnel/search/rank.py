@@ -25,7 +25,7 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
         joules = c.joules_per_output_token if math.isfinite(c.joules_per_output_token) else math.inf
         plan = c.deployment.plan
         bits = DTYPE_BYTES[plan.weight_dtype] + DTYPE_BYTES[plan.kv_dtype]
-        return (_ORDER[c.outcome], round(c.usd_per_h, 6), room, plan.accelerators, -bits, joules)
+        return (_ORDER[c.outcome], round(c.usd_per_h, 6), room, c.deployment.accelerators, -bits, joules)
 
     return sorted(candidates, key=key)
 

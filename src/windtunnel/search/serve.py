@@ -16,6 +16,7 @@ from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import Policy
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import SloSpec
+from windtunnel.specs.speculation import notes_on
 from windtunnel.workload.summary import WorkloadSummary, summarise
 from windtunnel.workload.table import RequestTable
 from windtunnel.workload.transform import clip
@@ -113,7 +114,9 @@ def serve(
         record_steps=record_steps,
         policy=policy,
     )
-    usd_per_h, said = math.nan, [*notes, *clipped.notes()]
+    engine = deployment.engine
+    drafts = notes_on(engine.speculative, engine.max_num_seqs, engine.max_num_batched_tokens)
+    usd_per_h, said = math.nan, [*notes, *clipped.notes(), *drafts]
     try:
         usd_per_h = deployment_usd_per_h(deployment, overrides=prices)
     except InputError as error:

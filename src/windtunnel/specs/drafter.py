@@ -35,7 +35,8 @@ def drafter_of(deployment: DeploymentSpec, where: str = "") -> DeploymentSpec | 
     )
     plan = half_precision(_plan(deployment, model, spec), deployment.accelerator)
     drafter = deployment.model_copy(update={"model": model, "engine": engine, "plan": plan, "techniques": ()})
-    problems = deployment_problems(drafter, where)
+    # Groups of ranks that attend to requests of their own draft for them, with or without experts.
+    problems = [p for p in deployment_problems(drafter, where) if not p.path.endswith("attention_data_parallel")]
     if problems:
         said = "; ".join(f"{problem.path.removeprefix('plan.')} {problem.message}" for problem in problems)
         raise SpecError(Problem(f"the drafter cannot run so: {said}", where, "engine.speculative"))
@@ -118,6 +119,8 @@ def _plan(deployment: DeploymentSpec, model: ModelSpec, spec: SpeculativeSpec) -
         "weight_dtype": dtype,
         "compute_dtype": compute,
     }
+    if spec.method == "parallel":
+        update["attention_data_parallel"] = 1
     if model.moe is None or spec.method == "parallel":
-        update |= {"expert_parallel": 1, "attention_data_parallel": 1}
+        update["expert_parallel"] = 1
     return target.model_copy(update=update)

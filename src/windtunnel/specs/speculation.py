@@ -153,6 +153,21 @@ def expected_tokens_of(spec: SpeculativeSpec, drafts: int | None = None) -> floa
     return sum(_expected(spec, chances, drafts) for chances in spec.classes) / len(spec.classes)
 
 
+def notes_on(spec: SpeculativeSpec | None, max_num_seqs: int, max_num_batched_tokens: int) -> tuple[str, ...]:
+    """What a reader of a prediction with drafts should know: whose acceptance it is, and what the budget holds."""
+    if spec is None:
+        return ()
+    said = []
+    if spec.acceptance is None and not spec.position_acceptance and not spec.tree:
+        text = f"drafted tokens are accepted with chance {spec.first_acceptance:g} for want of a figure of yours"
+        said.append(f"{text}: {default_source(spec.method)}")
+    if max_num_seqs * (1 + spec.nodes) > max_num_batched_tokens:
+        room = max_num_batched_tokens // (1 + spec.nodes)
+        text = f"a step of {max_num_batched_tokens:,} tokens holds {room:,} requests with {spec.nodes} drafts each"
+        said.append(f"{text}, fewer than max_num_seqs ({max_num_seqs:,})")
+    return tuple(said)
+
+
 def _expected(spec: SpeculativeSpec, chances: tuple[float, ...], drafts: int | None) -> float:
     if spec.method != "parallel":
         return 1.0 + sum(chances[: spec.depth if drafts is None else drafts])
