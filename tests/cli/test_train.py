@@ -12,7 +12,11 @@ from typer.testing import CliRunner
 from windtunnel.cli.main import app
 
 run = CliRunner()
-FEW = ["--set", "context_parallel=1", "--set", "tp_overlap=false", "--set", "zero_group=0"]
+FEW = [
+    word
+    for value in ("context_parallel=1", "tp_overlap=false", "zero_group=0", "micro_batch=1,2")
+    for word in ("--set", value)
+]
 
 
 def train(*more: str, model: str = "llama-3.1-8b", gpus: str = "16", batch: str = "64", seq: str = "4096") -> list[str]:
@@ -63,7 +67,7 @@ def test_json_alone_goes_to_standard_output() -> None:
 def test_settings_and_flags_ask_the_same(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         "model: llama-3.1-8b\naccelerator: h100-sxm\ngpus: 16\nglobal-batch: 64\nseq: 4096\n"
-        "set: {context_parallel: 1, tp_overlap: false, zero_group: 0}\n"
+        "set: {context_parallel: 1, tp_overlap: false, zero_group: 0, micro_batch: [1, 2]}\n"
     )
     named = run.invoke(app, ["train", "--settings", str(tmp_path / "job.yaml"), "--json", "-"])
     flags = run.invoke(app, train(*FEW, "--json", "-"))

@@ -40,7 +40,7 @@ def brute_force(name: str) -> dict[TrainingPlan, StepTime]:
     """Every layout of a small space that is valid and fits, with its step."""
     job, found = JOBS[name], {}
     for tp, pp, virtual, micro, zero, again in product(
-        (1, 2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4, 8, 16), (1, 2, 4, 8), (0, 1), ("none", "full")
+        (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4), (1, 2), (0, 1), ("none", "full")
     ):
         if job.gpus % (tp * pp) or (virtual > 1 and pp == 1):
             continue
@@ -60,10 +60,10 @@ def brute_force(name: str) -> dict[TrainingPlan, StepTime]:
 
 
 SMALL = {
-    "pipeline_parallel": (1, 2, 4, 8, 16),
+    "pipeline_parallel": (1, 2, 4, 8),
     "context_parallel": (1,),
-    "virtual_stages": (1, 2, 4, 8, 16),
-    "micro_batch": (1, 2, 4, 8),
+    "virtual_stages": (1, 2, 4),
+    "micro_batch": (1, 2),
     "zero_stage": (0, 1),
     "zero_group": (0,),
     "recompute": ("none", "full"),
@@ -93,8 +93,8 @@ def test_the_winner_is_brute_forces(name: str, objective: Any) -> None:
     ("job", "wanted"),
     [
         (cluster("llama-3.1-405b", 1024, 512, 8192), {}),
-        (cluster("mixtral-8x7b", 64, 256), {}),
-        (cluster("llama-3.1-8b", 96, 1152, engine="internevo"), {}),
+        pytest.param(cluster("mixtral-8x7b", 64, 256), {}, marks=pytest.mark.slow),
+        pytest.param(cluster("llama-3.1-8b", 96, 1152, engine="internevo"), {}, marks=pytest.mark.slow),
         (cluster("llama-3.1-8b", 96, 1152), {"schedule": ("dualpipe", "zero-bubble", "gpipe")}),
     ],
     ids=["405b", "mixtral", "internevo", "schedules"],
@@ -104,7 +104,7 @@ def test_played_pipelines_stay_within_what_the_search_allows_for(job: TrainingJo
     search = Search(TrainingQuestion((job,), wanted=wanted), None)
     blocks, rng = search.screened.blocks, np.random.default_rng(1)
     ratios: dict[tuple[object, ...], list[float]] = {}
-    for _ in range(120):
+    for _ in range(40):
         b = int(rng.integers(len(blocks)))
         i = int(rng.integers(len(blocks[b].seconds)))
         ratio = price(blocks[b].layout(i)).seconds / float(blocks[b].seconds[i])
@@ -114,11 +114,17 @@ def test_played_pipelines_stay_within_what_the_search_allows_for(job: TrainingJo
     assert np.quantile(near, 0.05) > 1.0 - ALIKE
 
 
-FEW = {"context_parallel": (1,), "tp_overlap": (False,), "zero_group": (0,)}
+FEW = {
+    "context_parallel": (1,),
+    "tp_overlap": (False,),
+    "zero_group": (0,),
+    "virtual_stages": (1, 2, 4),
+    "micro_batch": (1, 2),
+}
 
 
 def test_everything_reported_fits_and_has_a_reason() -> None:
-    found = answer(cluster("mixtral-8x7b", 32, 64), wanted={"context_parallel": (1,)})
+    found = answer(cluster("mixtral-8x7b", 32, 64), wanted=FEW)
     assert found.best is found.candidates[0]
     assert found.fits
     costs = [candidate.cost("time") for candidate in found.candidates]
@@ -144,7 +150,7 @@ def test_the_answer_is_the_same_every_time() -> None:
 def test_more_memory_never_makes_the_winner_worse() -> None:
     job = cluster("llama-3.1-70b", 32, 32)
     best = float("inf")
-    for scale in (1.0, 1.25, 1.6, 2.5):
+    for scale in (1.0, 1.6, 2.5):
         larger = job.accelerator.model_copy(update={"memory_bytes": job.accelerator.memory_bytes * scale})
         found = answer(job.model_copy(update={"accelerator": larger}), wanted=FEW)
         assert found.best is not None

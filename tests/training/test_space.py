@@ -42,7 +42,7 @@ def layouts(asked: TrainingQuestion) -> list[TrainingJob]:
         ("llama-3.1-8b", 16, 16, "deepspeed"),
         ("llama-3.1-8b", 24, 48, "internevo"),
         ("mixtral-8x7b", 8, 8, "megatron"),
-        ("deepseek-v2-lite", 8, 8, "megatron"),
+        pytest.param("deepseek-v2-lite", 8, 8, "megatron", marks=pytest.mark.slow),
     ],
 )
 def test_every_layout_is_a_valid_job(model: str, gpus: int, batch: int, engine: Any) -> None:
