@@ -10,10 +10,12 @@ import pytest
 
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.draft_surface import drafting_s
+from windtunnel.cost.limits import bounds
 from windtunnel.cost.surface import context_grid
 from windtunnel.report.run_record import run_record
 from windtunnel.report.run_text import run_text
 from windtunnel.search.serve import Run, serve
+from windtunnel.search.within import least_tpot_s
 from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.speculation import SpeculativeSpec, expected_tokens_of
@@ -185,3 +187,17 @@ def test_lengths_that_follow_the_last_rounds_beat_fixed_ones_where_requests_diff
     )
     assert recent.makespan_s < 0.97 * fixed.makespan_s
     assert recent.accepted.sum() / recent.drafted.sum() > fixed.accepted.sum() / fixed.drafted.sum()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [None, {**DRAFT, "acceptance": 1.0}, {"method": "eagle", "acceptance": 1.0}, {**DRAFT, "method": "parallel"}],
+    ids=["none", "draft-model", "eagle", "parallel"],
+)
+def test_bounds_hold_with_every_draft_accepted(spec: dict[str, Any] | None) -> None:
+    run = served(spec, together(1, 64, 2001))
+    found = deployment(spec)
+    tpot_s = float(run.simulation.tpot_s[0])
+    assert bounds(found, 64, 2001).tpot_s < tpot_s
+    assert least_tpot_s(step_surface(found)) < tpot_s
+    assert 1.0 / bounds(found, 64, 2001).request_rate_per_s < run.simulation.makespan_s
