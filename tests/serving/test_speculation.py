@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product, takewhile
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from windtunnel.cost.surface import StepSurface, linear_surface
 from windtunnel.errors import SpecError
 from windtunnel.metrics.gaps import token_gaps_s
 from windtunnel.search.evaluate import settings_of
+from windtunnel.search.serve import serve
 from windtunnel.serving.drafting import Drafting
+from windtunnel.serving.plain import mix
 from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import run
 from windtunnel.serving.settings import SchedulerSettings
@@ -196,3 +199,34 @@ def test_a_surface_without_drafts_is_refused() -> None:
     with pytest.raises(SpecError, match="without asynchronous scheduling and drafts"):
         replace(ROOMY, scheduler="sarathi")
     assert run(random_workload(np.random.default_rng(0)), linear_surface(1e-3), ROOMY).finished.all()
+
+
+def drawn(drafting: Drafting, seed: int, request: int, sample: int) -> int:
+    """What the kernel draws, written down once more."""
+    number = ((mix(mix(seed + 1, request), sample) >> 11) & 0x1FFFFFFFFFFFFF) / 2.0**53
+    return sum(1 for _ in takewhile(lambda chance: number < chance, drafting.acceptance))
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["in-turn", "ahead"])
+def test_a_drawn_run_is_the_replay_of_its_outcomes(ahead: bool) -> None:
+    """Replays of listed outcomes are checked step by step against the real scheduler (tests/crosscheck)."""
+    for seed, limits in product(range(3), (ROOMY, TIGHT)):
+        workload = random_workload(np.random.default_rng([seed, 9]))
+        limits = replace(limits, async_scheduling=ahead, enable_prefix_caching=seed % 2 == 1)
+        outcomes = tuple(tuple((drawn(CHAIN, seed, i, n), -1) for n in range(300)) for i in range(len(workload)))
+        listed = replace(limits, drafting=replace(CHAIN, acceptance=(), outcomes=outcomes))
+        assert same(served(limits, workload, seed=seed), served(listed, workload, seed=seed))
+
+
+def test_scheduling_ahead_hides_the_host_of_a_deployment() -> None:
+    def tpot_s(**settings_: Any) -> float:
+        given = {"extends": "vllm", "max_model_len": 2048, **settings_}
+        found = load_deployment({"model": "llama-3.1-8b", "accelerator": "h100-sxm", "engine": given})
+        return float(serve(found, request_table(np.zeros(1), np.full(1, 64), np.full(1, 400))).simulation.tpot_s[0])
+
+    engine = load_deployment({"model": "llama-3.1-8b", "accelerator": "h100-sxm"}).engine
+    hidden = tpot_s() - tpot_s(async_scheduling=True)
+    assert hidden == pytest.approx(engine.step_host_s + engine.request_host_s, rel=0.02)
+    drafts = {"method": "eagle", "acceptance": 0.0}
+    hidden = tpot_s(speculative=drafts) - tpot_s(speculative=drafts, async_scheduling=True)
+    assert hidden == pytest.approx(engine.step_host_s + engine.request_host_s, rel=0.05)
