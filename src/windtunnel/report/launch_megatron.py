@@ -305,6 +305,9 @@ def _experts(job: TrainingJob, draft: Draft) -> None:
     draft.flag("moe-permute-fusion", when=plan.fused_kernels)
     draft.flag("expert-model-parallel-size", plan.expert_parallel)
     draft.flag("expert-tensor-parallel-size", plan.expert_tensor)
+    draft.note("pages for what experts keep (moe_paged_stash) need a later Megatron Core", when=plan.moe_paged_stash)
+    fused = "activation and narrow copies inside the grouped products need a later Transformer Engine"
+    draft.note(fused, when=plan.moe_fused_experts)
     direct = (plan.moe_dedupe or plan.moe_fused_dispatch) and plan.expert_parallel > 1
     draft.flag("moe-token-dispatcher-type", "flex" if direct else "alltoall")
     draft.flag("moe-enable-deepep", when=direct)
