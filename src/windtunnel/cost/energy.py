@@ -106,7 +106,7 @@ def capped(joules: Floats, seconds: Floats, energy: Energy) -> Floats:
 
 def static_watts(deployment: DeploymentSpec) -> float:
     """Idle power of one replica's accelerators (the server around them is not counted)."""
-    return deployment.plan.accelerators_per_replica * deployment.accelerator.idle_w
+    return deployment.accelerators_per_replica * deployment.accelerator.idle_w
 
 
 def host_watts(deployment: DeploymentSpec) -> float:

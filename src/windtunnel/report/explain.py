@@ -99,7 +99,8 @@ class Explanation:
     def joules(self) -> float:
         """Dynamic and idle energy of the pass."""
         dynamic = self.step.joules + sum(one.count * one.joules for one in self.drafting)
-        return dynamic + self.step.static_w * self.seconds
+        own_w = self.deployment.drafter_accelerators * self.deployment.accelerator.idle_w
+        return dynamic + (self.step.static_w + own_w) * self.seconds
 
     @property
     def interval_s(self) -> float:
@@ -192,7 +193,7 @@ def explain_text(explanation: Explanation) -> str:
 def _where(deployment: DeploymentSpec) -> str:
     plan = deployment.plan
     one = plan.model_copy(update={"replicas": 1})
-    return f"{plan.accelerators_per_replica} x {deployment.accelerator.name} ({one.label()}), {deployment.model.name}"
+    return f"{deployment.accelerators_per_replica} x {deployment.accelerator.name} ({one.label()}), {deployment.model.name}"
 
 
 def _waits(e: Explanation) -> str:
