@@ -191,9 +191,9 @@ def explain_text(explanation: Explanation) -> str:
 
 
 def _where(deployment: DeploymentSpec) -> str:
-    plan = deployment.plan
-    one = plan.model_copy(update={"replicas": 1})
-    return f"{deployment.accelerators_per_replica} x {deployment.accelerator.name} ({one.label()}), {deployment.model.name}"
+    label = deployment.plan.model_copy(update={"replicas": 1}).label()
+    devices = f"{deployment.accelerators_per_replica} x {deployment.accelerator.name}"
+    return f"{devices} ({label}), {deployment.model.name}"
 
 
 def _waits(e: Explanation) -> str:
