@@ -84,6 +84,32 @@ def test_named_values_replace_the_searchs_own() -> None:
     assert {job.plan.virtual_stages for job in found} == {1, 2}
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"zero_secondary_group": (4,)},
+        {"zero_weight_group": (4,), "zero_stage": (3,)},
+        {"zero_group": (3, 4)},
+        {"stage_layers": ((7, 9, 9, 7),)},
+        {"schedule": ("zero-bubble", "dualpipe", "gpipe", "interleaved")},
+        {"context_method": ("ulysses",)},
+        {"recompute_layers": (4,)},
+        {"lora_rank": (16,)},
+        {"sequence_parallel": (False,)},
+    ],
+)
+def test_layouts_with_named_flags_are_valid_too(wanted: dict[str, tuple[Any, ...]]) -> None:
+    found = layouts(question(gpus=16, wanted={"tp_overlap": (False,), "micro_batch": (1, 2), **wanted}))
+    assert found
+    for job in found:
+        assert job_problems(job) == [], job.plan.label()
+        assert all(getattr(job.plan, name) in values for name, values in wanted.items() if name not in _NORMAL)
+
+
+_NORMAL = ("sequence_parallel", "context_method", "schedule")
+"""Flags that mean nothing on some layouts, and are set to their defaults there."""
+
+
 def test_engines_are_offered_what_they_can_run() -> None:
     for engine, features in engine_features().items():
         found = layouts(question(gpus=8, batch=16, engine=engine))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from pydantic import ValidationError
@@ -103,7 +104,7 @@ def rejections(
     if slower > 0:
         found.append(Rejected("fit and lose to those that are listed", slower))
     for reason, count in Counter(refused.values()).most_common():
-        found.append(Rejected("cannot be offloaded", count, reason))
+        found.append(Rejected("refused", count, reason))
     return tuple(found)
 
 
@@ -133,10 +134,30 @@ def quicker_misfit(best: Candidate, screened: Screened, question: TrainingQuesti
 _SHARED = ("zero_stage", "zero_group", "compute_dtype", "schedule", "offload_optimizer", "offload_weights")
 
 
+def flag_problems(question: TrainingQuestion) -> list[Problem]:
+    """Values of flags that no layout of the job can have, such as a format that the accelerator does not compute in."""
+    problems: list[Problem] = []
+    for name, values in question.wanted.items():
+        for job, value in product(question.clusters, values):
+            try:
+                plan = TrainingPlan(**{name: value})
+            except ValidationError:
+                continue  # it needs other fields beside it, which layouts have
+            alone = job.model_copy(update={"plan": plan, "gpus": 1, "global_batch_sequences": 1})
+            problems += [p for p in job_problems(alone) if p.path == f"plan.{name}" and name in _ALONE]
+    return list(dict.fromkeys(problems))
+
+
+_ALONE = ("compute_dtype", "recompute_layers")
+"""Flags whose values are right or wrong whatever the degrees."""
+
+
 def without_layout(question: TrainingQuestion, screened: Screened) -> list[Problem]:
     """Why no layout is valid: what is wrong with the degrees that were named, or with the batch."""
     job = question.clusters[0]
     named = {name: values[0] for name, values in question.wanted.items()}
+    if "stage_layers" in named:
+        named.setdefault("pipeline_parallel", len(named["stage_layers"]))
     try:
         problems = job_problems(job.model_copy(update={"plan": TrainingPlan(**(job.plan.model_dump() | named))}))
     except ValidationError as error:
@@ -147,7 +168,11 @@ def without_layout(question: TrainingQuestion, screened: Screened) -> list[Probl
         said = "no layout divides the batch: " + "; ".join(reasons)
         problems.append(Problem(said, "", "global_batch_sequences", str(job.global_batch_sequences), few))
     if not problems:
-        offered = question.features
-        said = f"{job.engine} runs no layout with these values (ZeRO {offered.zero}, staged {offered.staged_zero})"
+        able = question.features
+        schedules, stages = ", ".join(able.schedules) or "none", ", ".join(map(str, able.staged_zero)) or "none"
+        said = (
+            f"{job.engine} runs no layout with these values (pipeline schedules: {schedules}; tensor parallelism: "
+            f"{'yes' if able.tensor else 'no'}; ZeRO {', '.join(map(str, able.zero))}, with a pipeline {stages})"
+        )
         problems.append(Problem(said, "", "plan", ", ".join(f"{k}={v}" for k, v in named.items())))
     return problems

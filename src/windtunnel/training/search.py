@@ -28,7 +28,7 @@ from windtunnel.training.memory import account
 from windtunnel.training.memory_fits import smallest_cluster
 from windtunnel.training.offload import check_offload, is_offloaded
 from windtunnel.training.question import TrainingQuestion
-from windtunnel.training.reasons import rejections, with_reasons, without_layout
+from windtunnel.training.reasons import flag_problems, rejections, with_reasons, without_layout
 from windtunnel.training.screen import Block, Floats, Progress, Screened, screen
 from windtunnel.training.step import StepTime, model_key, price
 
@@ -221,6 +221,8 @@ def search_layouts(question: TrainingQuestion, *, progress: Progress | None = No
         SpecError: no layout of these degrees and this batch is valid.
     """
     started = time.perf_counter()
+    if problems := flag_problems(question):
+        raise SpecError(problems)
     search = Search(question, progress)
     if not search.screened.valid:
         raise SpecError(without_layout(question, search.screened))

@@ -151,7 +151,8 @@ def _tensor(job: TrainingJob, features: EngineFeatures, wanted: Mapping[str, tup
 
 def _pipeline(job: TrainingJob, features: EngineFeatures, wanted: Mapping[str, tuple[Any, ...]]) -> list[int]:
     most = job.model.layers + 2 if features.schedules else 1
-    own = [len(job.plan.stage_layers)] if job.plan.stage_layers else divisors(job.gpus, most)
+    stated = [len(held) for held in (job.plan.stage_layers, *wanted.get("stage_layers", ())) if held]
+    own = sorted(set(stated)) if stated else divisors(job.gpus, most)
     found = _chosen(wanted, "pipeline_parallel", own)
     return [p for p in found if p <= job.model.layers + 2 * (p > 2)]
 
@@ -274,6 +275,11 @@ def runnable(table: Table, flags: TrainingPlan, question: TrainingQuestion, job:
         good &= (table.copies > 1) | (lowest and not group)
     if group:
         good &= (table.copies % group == 0) & (table.copies > group)
+    for apart in (flags.zero_weight_group, flags.zero_secondary_group):
+        good &= not apart or (table.copies % apart == 0)
+    good &= not flags.zero_secondary_group or stage == 3
+    if flags.stage_layers:
+        good &= (table.pp == len(flags.stage_layers)) & (sum(flags.stage_layers) == job.model.layers)
     good &= _schedulable(table, flags, staged)
     if flags.context_method == "ulysses":
         good &= (job.model.heads % (table.tp * table.cp) == 0) & ((table.cp > 1) | ("ring" not in _methods(question)))
