@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from windtunnel.cost.constants import DecodeConstants
 from windtunnel.cost.device import Device
 
 Floats = npt.NDArray[np.float64]
@@ -76,6 +77,7 @@ def decode_mla_seconds(
         flops_per_token=2.0 * max(heads, QUERY_TILE) * (2.0 * latent_dim + rope_dim),
         heads=1,
         device=device,
+        constants=device.constants.latent,
     )
 
 
@@ -87,11 +89,12 @@ def decode_work_seconds(
     flops_per_token: float | Floats,
     heads: int | Floats,
     device: Device,
+    constants: DecodeConstants | None = None,
 ) -> Floats:
     """Launch, work per request, and reading blended with computing; see the module's first lines."""
     count = np.asarray(requests, dtype=np.float64)
     context = np.asarray(context_tokens, dtype=np.float64)
-    constants = device.constants.decode
+    constants = constants or device.constants.decode
     memory = context * (bytes_per_token / (constants.memory_efficiency * device.bandwidth_bytes_per_s))
     compute = context * (flops_per_token / (constants.compute_efficiency * device.peak_flops_per_s("bf16")))
     work = (memory**constants.blend + compute**constants.blend) ** (1.0 / constants.blend)

@@ -83,6 +83,7 @@ class KernelConstants(Spec):
         gemm: by number format of the arithmetic; a missing format takes bf16's (or fp16's).
         moe: grouped products in 16 bits, and in formats that `moe_narrow` lacks.
         moe_narrow: the same by number format of the arithmetic, or of weights that are expanded (int4, mxfp4).
+        latent: decode attention over a latent cache; None takes `decode`.
         routing_skew: coefficient of variation of how often a layer's experts are visited.
         elementwise_efficiency: share of the bandwidth that elementwise kernels reach.
         elementwise_launch_s: fixed time of one elementwise kernel inside a captured graph.
@@ -95,6 +96,7 @@ class KernelConstants(Spec):
     name: str
     gemm: dict[str, GemmConstants]
     decode: DecodeConstants
+    latent: DecodeConstants | None = None
     prefill: PrefillConstants
     moe: MoeConstants
     moe_narrow: dict[str, MoeConstants] = {}

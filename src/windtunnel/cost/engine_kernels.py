@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants, MoeConstants
+from windtunnel.cost.constants import (
+    CollectiveConstants,
+    DecodeConstants,
+    GemmConstants,
+    KernelConstants,
+    MoeConstants,
+)
 from windtunnel.cost.device import Device
 from windtunnel.specs.engine import EngineSpec, KernelFactors
 from windtunnel.specs.fields import DTYPE_BYTES
@@ -42,13 +48,8 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
     return c.model_copy(
         update={
             "gemm": {dtype: _gemm(one, f, dtype) for dtype, one in c.gemm.items()},
-            "decode": c.decode.model_copy(
-                update={
-                    "memory_efficiency": _share(c.decode.memory_efficiency * f.decode_attention),
-                    "compute_efficiency": _share(c.decode.compute_efficiency * f.decode_attention),
-                    "launch_s": c.decode.launch_s * f.launch,
-                }
-            ),
+            "decode": _decode(c.decode, f),
+            "latent": None if c.latent is None else _decode(c.latent, f),
             "prefill": c.prefill.model_copy(
                 update={
                     "compute_efficiency": _share(c.prefill.compute_efficiency * f.prefill_attention),
@@ -66,6 +67,16 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
 def _share(value: float) -> float:
     """A share of a peak rate: no kernel goes beyond the hardware."""
     return min(value, 1.0)
+
+
+def _decode(constants: DecodeConstants, factors: KernelFactors) -> DecodeConstants:
+    return constants.model_copy(
+        update={
+            "memory_efficiency": _share(constants.memory_efficiency * factors.decode_attention),
+            "compute_efficiency": _share(constants.compute_efficiency * factors.decode_attention),
+            "launch_s": constants.launch_s * factors.launch,
+        }
+    )
 
 
 def _moe(constants: MoeConstants, factors: KernelFactors) -> MoeConstants:

@@ -21,7 +21,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
-from windtunnel.cost.constants import CollectiveConstants, GemmConstants, KernelConstants, MoeConstants
+from windtunnel.cost.constants import (
+    CollectiveConstants,
+    DecodeConstants,
+    GemmConstants,
+    KernelConstants,
+    MoeConstants,
+)
 from windtunnel.cost.device import Device, calibration
 from windtunnel.specs.engine import EngineSpec
 
@@ -101,19 +107,14 @@ def engine_at(engine: EngineSpec, at: float) -> EngineSpec:
 def _moved(device: Device, at: float) -> KernelConstants:
     c, bands = device.constants, bands_of(device)
     decode, prefill, moe = (factor(bands, name, at) for name in ("decode", "prefill", "moe"))
+    latent = factor(bands, "latent" if "latent" in bands else "decode", at)
     simple = factor(bands, "elementwise", at)
     return c.model_copy(
         update={
             "name": f"{c.name} at {at:+g}",
             "gemm": {dtype: _gemm(one, factor(bands, f"gemm.{dtype}", at)) for dtype, one in c.gemm.items()},
-            "decode": c.decode.model_copy(
-                update={
-                    "memory_efficiency": c.decode.memory_efficiency / decode,
-                    "compute_efficiency": c.decode.compute_efficiency / decode,
-                    "launch_s": c.decode.launch_s * decode,
-                    "request_s": c.decode.request_s * decode,
-                }
-            ),
+            "decode": _decode(c.decode, decode),
+            "latent": None if c.latent is None else _decode(c.latent, latent),
             "prefill": c.prefill.model_copy(
                 update={
                     "compute_efficiency": c.prefill.compute_efficiency / prefill,
@@ -129,6 +130,17 @@ def _moved(device: Device, at: float) -> KernelConstants:
             },
             "elementwise_efficiency": c.elementwise_efficiency / simple,
             "elementwise_launch_s": c.elementwise_launch_s * simple,
+        }
+    )
+
+
+def _decode(constants: DecodeConstants, by: float) -> DecodeConstants:
+    return constants.model_copy(
+        update={
+            "memory_efficiency": constants.memory_efficiency / by,
+            "compute_efficiency": constants.compute_efficiency / by,
+            "launch_s": constants.launch_s * by,
+            "request_s": constants.request_s * by,
         }
     )
 

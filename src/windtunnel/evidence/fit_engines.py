@@ -56,6 +56,8 @@ class EngineFit(Spec):
     parameters: tuple[str, ...] = ()
     add: tuple[str, ...] = ()
     start: dict[str, Seconds] = {}
+    without: tuple[str, ...] = ()
+    """Kinds of rows, as model|accelerator|metric|prompt, that say nothing of these constants; the file says why."""
 
 
 class Defaults(Spec):
@@ -144,9 +146,10 @@ class Problem:
         return found
 
 
-def problem_of(claims: Sequence[Claim], presets: Sequence[str]) -> Problem:
+def problem_of(claims: Sequence[Claim], presets: Sequence[str], without: Sequence[str] = ()) -> Problem:
     """The rows about some presets, thinned, weighed by group."""
     mine = [c for c in claims if c.scenario is not None and c.scenario.engine in presets]
+    mine = [c for c in mine if _kind(c) not in without]
     mine.sort(key=lambda c: (c.tags["gpu"], c.tags["model"], c.id))
     scenarios = list(dict.fromkeys(c.scenario for c in mine))
     every = max(1, -(-len(scenarios) // MOST_SCENARIOS))
@@ -157,6 +160,11 @@ def problem_of(claims: Sequence[Claim], presets: Sequence[str]) -> Problem:
     counted = Counter(kinds)
     weights = np.array([1.0 / math.sqrt(counted[kind]) for kind in kinds])
     return Problem(tuple(mine), weights / weights.mean() if len(mine) else weights, groups)
+
+
+def _kind(claim: Claim) -> str:
+    assert claim.scenario is not None
+    return "|".join([*(claim.tags[name] for name in ("model", "gpu", "metric")), str(claim.scenario.input_tokens)])
 
 
 def minimise(problem: Problem, start: dict[str, float], weak: dict[str, float], rounds: int = 6) -> dict[str, float]:
@@ -197,7 +205,7 @@ def minimise(problem: Problem, start: dict[str, float], weak: dict[str, float], 
 def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], folds: int = FOLDS) -> Fitted | None:
     """Fit the constants of some presets; None without rows."""
     defaults = engine_fits().defaults
-    problem = problem_of(claims, one.presets)
+    problem = problem_of(claims, one.presets, one.without)
     if not problem.claims:
         return None
     start = start_of(one)
@@ -238,13 +246,15 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
         if not found:
             text = text.replace("sources:\n", f"{line}\nsources:\n", 1)
     fixed = ("expands_weights", "narrow_sums", "score_bytes")
-    kept = {name: value for name, value in (yaml.safe_load(text).get("kernels") or {}).items() if name in fixed}
+    held = yaml.safe_load(text).get("kernels") or {}
+    fitted_kernels = any(name not in HOST for name in fitted.constants)
+    kept = {name: value for name, value in held.items() if name in fixed or not fitted_kernels}
     factors = {name: round(v, 3) for name, v in fitted.constants.items() if name not in HOST}
     body = ", ".join(f"{name}: {str(v).lower() if v is True else v}" for name, v in (kept | factors).items())
     text = re.sub(r"^kernels:.*\n", "", text, flags=re.M)
     text = text.replace("sources:\n", f"kernels: {{{body}}}\nsources:\n", 1)
     text = re.sub(r"^  - \{fields: \[[^\]]*\], kind: calibrated,.*\n", "", text, flags=re.M)
-    fields = ", ".join([*host, "kernels"])
+    fields = ", ".join([*host, *(["kernels"] if fitted_kernels else [])])
     said = (
         f"fitted by windtunnel.evidence.fit_engines to {fitted.rows} published figures in {fitted.groups} groups "
         f"({sources}); median error {fitted.after:.1%}"

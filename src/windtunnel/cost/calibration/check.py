@@ -39,6 +39,7 @@ ATTENTION = (
     "step",
     "window_size",
 )
+MLA = ("batch_size", "isl", "num_heads", "tp_size", "mla_dtype", "kv_cache_dtype", "step")
 MOE = (
     "moe_dtype",
     "num_tokens",
@@ -70,6 +71,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "gemm_perf.parquet": Kind(("gemm_dtype", "m", "n", "k"), ("m", "n", "k")),
     "generation_attention_perf.parquet": Kind(ATTENTION, ("batch_size", "isl", "step", "num_heads", "head_dim")),
+    "generation_mla_perf.parquet": Kind(MLA, ("batch_size", "isl", "step", "num_heads")),
     "context_attention_perf.parquet": Kind(ATTENTION, ("batch_size", "isl", "num_heads", "head_dim")),
     "moe_perf.parquet": Kind(MOE, MOE, ("power_law_alpha",)),
     "custom_allreduce_perf.parquet": Kind(
@@ -176,7 +178,7 @@ def _limit_s(name: str, columns: Columns, accelerator: AcceleratorSpec) -> Float
     if name.startswith("context"):
         flops = 2.0 * of("batch_size") * of("isl") ** 2 * of("num_heads") * of("head_dim")
         return np.where(of("window_size") > 0, 0.0, flops / peak) if "window_size" in columns else flops / peak
-    if name.startswith("generation"):
+    if name.startswith("generation_attention"):
         kv = of("num_key_value_heads") if "num_key_value_heads" in columns else of("num_heads")
         kv = np.where(kv > 0, kv, of("num_heads"))
         context = of("isl") + of("step")

@@ -150,6 +150,30 @@ def fit_decode(columns: Columns, device: Device) -> Fit:
     return regress(predict, measured, [0.8, 0.4, 6, 2, 2], [0.2, 0.02, 0.5, 0, 0.8], [1, 1, 60, 80, 10])
 
 
+LATENT, ROPE = 512, 64
+"""Widths of the measured latent cache, DeepSeek's."""
+
+
+def fit_latent(columns: Columns, device: Device) -> Fit:
+    """Decode attention over a latent cache: batch_size, isl + step context each, heads of a rank; bf16 cache."""
+    batch, isl, step, heads = (columns[name].astype(np.float64) for name in ("batch_size", "isl", "step", "num_heads"))
+    context = batch * (isl + step)
+    measured = columns["latency"] * 1e-3
+
+    def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        return attention.decode_work_seconds(
+            batch[rows],
+            context[rows],
+            bytes_per_token=2.0 * (LATENT + ROPE),
+            flops_per_token=2.0 * np.maximum(heads[rows], attention.QUERY_TILE) * (2.0 * LATENT + ROPE),
+            heads=1,
+            device=device,
+            constants=decode_constants(x),
+        )
+
+    return regress(predict, measured, [0.8, 0.4, 6, 2, 2], [0.2, 0.02, 0.5, 0, 0.8], [1, 1, 60, 80, 10])
+
+
 def prefill_constants(x: Floats) -> PrefillConstants:
     """Constants from the regression's vector."""
     return PrefillConstants(
@@ -214,7 +238,7 @@ def fit_moe(columns: Columns, device: Device, weight_dtype: str, compute_dtype: 
             compute_dtype=compute_dtype,
         )
 
-    low, high = [0.02, 0.05, 1.0, 8.0, 0.8, 0.0], [1.0, 1.0, 400.0, 256.0, 10.0, 50.0]
+    low, high = [0.02, 0.05, 1.0, 8.0, 1.0, 0.0], [1.0, 1.0, 400.0, 256.0, 10.0, 50.0]
     return regress(predict, measured, [0.5, 0.7, 30, 64, 3, 0.5], low, high)
 
 

@@ -92,20 +92,29 @@ def _calibrate(accelerator: AcceleratorSpec, read: Callable[..., Table | None]) 
         if table is not None and dtype in accelerator.peak_flops_per_s:
             found = fit.fit_gemm(table.columns, device, dtype)
             result.take(f"gemm.{dtype}", found, table, _values(fit.gemm_constants(found.values)))  # type: ignore[arg-type]
+    _fit_attention(device, read, result)
+    for dtype, labels in MOE_DTYPES.items():
+        _fit_moe(accelerator, device, read, dtype, labels, result)
+    _fit_collective(accelerator, device, read, result)
+    return result
+
+
+def _fit_attention(device: Device, read: Callable[..., Table | None], result: Calibration) -> None:
+    """Decode, decode over a latent cache, and prefill."""
     plain = {"window_size": (0,), "kv_cache_dtype": ("bfloat16", "float16"), "attn_dtype": ("bfloat16", "float16")}
     common = {**plain, "head_dim": (64, 128, 256)}
     table = read("attention", "generation_attention_perf.parquet", ATTENTION_BACKENDS, common)
     if table is not None:
         found = fit.fit_decode(table.columns, device)
         result.take("decode", found, table, _values(fit.decode_constants(found.values)))  # type: ignore[arg-type]
+    table = read("mla", "generation_mla_perf.parquet", ATTENTION_BACKENDS, {"kv_cache_dtype": ("bfloat16", "float16")})
+    if table is not None:
+        found = fit.fit_latent(table.columns, device)
+        result.take("latent", found, table, _values(fit.decode_constants(found.values)))  # type: ignore[arg-type]
     table = read("attention", "context_attention_perf.parquet", ATTENTION_BACKENDS, common)
     if table is not None:
         found = fit.fit_prefill(table.columns, device)
         result.take("prefill", found, table, _values(fit.prefill_constants(found.values)))  # type: ignore[arg-type]
-    for dtype, labels in MOE_DTYPES.items():
-        _fit_moe(accelerator, device, read, dtype, labels, result)
-    _fit_collective(accelerator, device, read, result)
-    return result
 
 
 def _fit_moe(
