@@ -56,7 +56,9 @@ def piped(**plan: Any) -> TrainingJob:
 
 @pytest.fixture(scope="module")
 def searched() -> TrainingAnswer:
-    return search_layouts(TrainingQuestion((job(gpus=16),), asked="llama-3.1-8b", tokens=1e12))
+    return search_layouts(
+        TrainingQuestion((job(gpus=16),), asked="llama-3.1-8b", tokens=1e12, wanted={"tp_overlap": (False,)})
+    )
 
 
 ANSWERS = ("search", "layout", "one rank", "does not fit", "nothing fits")
@@ -163,6 +165,12 @@ def test_memory_bars_add_up_to_the_peak() -> None:
     for rank, stack in enumerate(stacks):
         total = sum(trace["x"][rank] for trace in chart["data"])
         assert total == pytest.approx(stack.total_bytes / 1e9, rel=1e-3)
+
+
+def test_the_fullest_rank_is_always_shown() -> None:
+    stacks = stage_stacks(job(gpus=32, pipeline_parallel=32))
+    fullest = max(stacks, key=lambda stack: stack.total_bytes)
+    assert f"rank {fullest.stage}" in memory_by_rank(stacks)["data"][0]["y"]
 
 
 def rectangles(chart: dict[str, Any]) -> int:

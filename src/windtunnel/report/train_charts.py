@@ -64,7 +64,8 @@ def time_by_rank(step: StepTime) -> Chart:
 
 def memory_by_rank(stacks: Sequence[MemoryStack]) -> Chart:
     """Memory of every pipeline rank at its peak, stacked, with the device's memory as a line."""
-    ranks = shown_ranks(len(stacks))
+    fullest = max(range(len(stacks)), key=lambda rank: stacks[rank].total_bytes)
+    ranks = sorted({*shown_ranks(len(stacks)), fullest})
     labels = [rank_label(stacks[rank].stage) if len(ranks) > 1 else "peak" for rank in ranks]
     sizes: Counter[str] = Counter()
     for stack in stacks:
