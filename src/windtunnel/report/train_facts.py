@@ -93,6 +93,7 @@ def layout_sentence(candidate: Candidate) -> str:
     said.append("no recomputation" if plan.recompute == "none" else f"{plan.recompute} recomputation")
     if plan.tp_overlap:
         said.append("TP collectives overlapped with their products")
-    moved = [kind for kind in ("optimizer", "activations", "weights") if getattr(plan, f"offload_{kind}") != "none"]
-    said += [f"{kind} on {'the host' if getattr(plan, f'offload_{kind}') == 'host' else 'NVMe'}" for kind in moved]
+    for kind, what in (("optimizer", "optimiser states"), ("activations", "activations"), ("weights", "weights")):
+        where = getattr(plan, f"offload_{kind}")
+        said += [f"{what} on {'the host' if where == 'host' else 'NVMe'}"] if where != "none" else []
     return ", ".join([*said, f"{plan.compute_dtype} arithmetic"])
