@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from windtunnel.cost.adapter_surface import with_adapters
+from windtunnel.cost.depth import with_depth
 from windtunnel.cost.draft_surface import with_drafts
 from windtunnel.cost.energy import capped
 from windtunnel.cost.measured.kernels import MeasuredKernels
@@ -91,6 +93,7 @@ def step_surface(
     if at and engine.speculative is not None and engine.speculative.adaptive == "load":
         drafting = step_surface(deployment, kernels, spread).drafting
         lengths = drafting.lengths if drafting is not None else None
+    surface = with_depth(with_adapters(surface, rank, deployment), engine.depth, model.layers)
     return with_overlap(with_drafts(surface, rank, deployment, kernels, at, lengths), engine)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from windtunnel.cost.depth import survival
 from windtunnel.cost.device import Device
 from windtunnel.cost.memory import memory_need
 from windtunnel.cost.price import compute_dtype_of, limit_seconds, pricing_of
@@ -70,7 +71,8 @@ def bounds(
     window = deployment.model.window_tokens
     host = _host_s(deployment)
     spec = deployment.engine.speculative
-    tpot = (host + _step_s(deployment, decode_batch(1, 1, window))) / (1.0 + (spec.depth if spec is not None else 0))
+    step = _least_depth(deployment) * _step_s(deployment, decode_batch(1, 1, window))
+    tpot = (host + step) / (1.0 + (spec.depth if spec is not None else 0))
     first = host + _step_s(deployment, prefill_batch([(0, 1)], window))
     outputs = max(mean_output_tokens, 1.0)
     rates = [1.0 / _request_compute_s(deployment, mean_prompt_tokens * (1.0 - cached_share), outputs)]
@@ -79,6 +81,12 @@ def bounds(
     if held_token_s > 0 and not deployment.model.window_layers:
         rates.append(memory_need(deployment).kv_tokens / held_token_s)
     return Bounds(plan.replicas * min(rates), tpot, deployment)
+
+
+def _least_depth(deployment: DeploymentSpec) -> float:
+    """Least share of the layers that a decoded token may run, on average."""
+    spec = deployment.engine.depth
+    return 1.0 if spec is None else float(survival(spec, deployment.model.layers).mean())
 
 
 def _host_s(deployment: DeploymentSpec) -> float:
@@ -110,5 +118,5 @@ def _request_compute_s(deployment: DeploymentSpec, prompt_tokens: float, output_
     head = _compute_s([one for one in operators if one.part == "sampled"], device)
     pair = _compute_s([one for one in operators if isinstance(one, PrefillAttention)], device)
     attention = pair * 0.5 * prompt_tokens**2
-    computed = max(1.0, prompt_tokens) + output_tokens - 1.0
+    computed = max(1.0, prompt_tokens) + _least_depth(deployment) * (output_tokens - 1.0)
     return (token * computed + head * output_tokens + attention) / deployment.plan.pipeline_parallel

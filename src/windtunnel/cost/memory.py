@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from windtunnel.errors import InfeasibleError
 from windtunnel.operators.drafting import fusion_inputs, head_values
 from windtunnel.operators.linear_attention import STATE_BYTES
+from windtunnel.operators.lora import adapter_values
 from windtunnel.operators.operator import ACTIVATION_BYTES
 from windtunnel.operators.shard import Shard, matrix_dtypes, plain_dtype, shard, stage_layers
 from windtunnel.specs.deployment import DeploymentSpec
@@ -158,6 +159,10 @@ def _stage_need(deployment: DeploymentSpec, stage: int, request_tokens: float) -
         mine = model.linear.layers * layers[stage] / model.layers
         state = requests * mine * model.linear.state_values / plan.tensor_parallel * STATE_BYTES
         rows.append(MemoryRow("states", state, f"linear attention of {requests:,} requests, 32-bit"))
+    if engine.lora is not None:
+        held = adapter_values(model, plan, engine.lora) * ACTIVATION_BYTES
+        how = f"{engine.lora.max_loras} slots of rank {engine.lora.rank}, {format_bytes(held)} each"
+        rows.append(MemoryRow("adapters", engine.lora.max_loras * held, how))
     draft_rows, draft_token_bytes = drafting_need(deployment, request_tokens)
     rows = [row for row in (*rows, *draft_rows) if row.bytes]
     share = layers[stage] / model.layers

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from windtunnel.cost.depth import at_depth
 from windtunnel.cost.energy import Energy, energy_of, joules_of
 from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.padding import padded_tokens
@@ -22,6 +23,7 @@ from windtunnel.cost.uncertainty import engine_at
 from windtunnel.operators.batch import Batch
 from windtunnel.operators.elementwise import Elementwise
 from windtunnel.operators.expand import expand, token_operators
+from windtunnel.operators.lora import adapter_operators, further_adapters
 from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import Operator
 from windtunnel.operators.shard import stage_layers
@@ -153,10 +155,15 @@ def _executed(deployment: DeploymentSpec, batch: Batch) -> list[Operator]:
     """The batch's operators, those over tokens at the size of the graph that is replayed."""
     model, plan = deployment.model, deployment.plan
     padded = padded_tokens(batch.tokens, deployment.engine)
+    engine = deployment.engine
     operators = expand(model, plan, batch)
-    if padded == batch.tokens:
-        return operators
-    return [*token_operators(model, plan, padded), *(one for one in operators if one.part != "tokens")]
+    if padded != batch.tokens:
+        operators = [*token_operators(model, plan, padded), *(one for one in operators if one.part != "tokens")]
+    if engine.lora is not None and batch.tokens:
+        many = min(engine.lora.max_loras, max(batch.requests, 1))
+        operators += adapter_operators(model, plan, engine.lora, float(batch.tokens))
+        operators.append(further_adapters(model, plan, engine.lora, float(many - 1)))
+    return at_depth(operators, batch, engine.depth, model.layers)
 
 
 def stage_shares(deployment: DeploymentSpec) -> tuple[float, ...]:

@@ -79,6 +79,27 @@ class DraftSurface:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterSurface:
+    """What LoRA adapters add to a step in which `tokens` tokens use one of `adapters` different ones.
+
+        token_s[tokens] + (adapters - 1) * further_s
+
+    and load_s for each that is not on the device yet.
+
+    Attributes:
+        token_s, token_j: the adapters' products, the weights of one adapter read, per token count.
+        further_s, further_j: reading those of one more.
+        load_s: copying one from the host to the device, seconds.
+    """
+
+    token_s: Floats
+    token_j: Floats
+    further_s: float
+    further_j: float
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepSurface:
     """Step cost over the batch's aggregates.
 
@@ -113,6 +134,8 @@ class StepSurface:
         static_w: watts drawn by the replica's devices at all times.
         interval: relative 80 % half-width (low, high) of the step time, nan until known.
         drafting: what drafts cost, with speculative decoding.
+        adapters: what LoRA adapters cost.
+        least_depth: least share of the layers that a decoded token may run, below 1 with early exit.
     """
 
     token_s: Floats
@@ -135,6 +158,8 @@ class StepSurface:
     decode_mixed_token_s: Floats = field(default_factory=_nothing)
     interval: tuple[float, float] = (float("nan"), float("nan"))
     drafting: DraftSurface | None = None
+    adapters: AdapterSurface | None = None
+    least_depth: float = 1.0
 
     @property
     def max_tokens(self) -> int:

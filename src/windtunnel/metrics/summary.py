@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from windtunnel.metrics.adapters import adapter_figures
 from windtunnel.metrics.goodput import attainment
 from windtunnel.metrics.latency import latency_statistics
 from windtunnel.metrics.speculation import speculation_figures
@@ -37,6 +38,7 @@ class Metrics:
         joules_per_output_token, mean_w: the same per output token and per second.
         kept_up: whether queues did not grow through the run.
         speculation: with speculative decoding, see `speculation_figures`; None without.
+        adapters: with LoRA adapters, see `adapter_figures`; None without.
     """
 
     requests: int
@@ -59,6 +61,7 @@ class Metrics:
     mean_w: float
     kept_up: bool
     speculation: Mapping[str, float] | None = None
+    adapters: Mapping[str, float] | None = None
 
     def value(self, name: str) -> float:
         """A figure by name: a field such as `mean_w`, or a latency in seconds such as `ttft_p99`.
@@ -69,9 +72,10 @@ class Metrics:
         metric, _, statistic = name.partition("_")
         if metric in self.latency_s:
             return self.latency_s[metric][statistic]
-        if self.speculation is not None and name in self.speculation:
-            return self.speculation[name]
-        if name not in self.__slots__ or name in ("latency_s", "speculation"):
+        for figures in (self.speculation, self.adapters):
+            if figures is not None and name in figures:
+                return figures[name]
+        if name not in self.__slots__ or name in ("latency_s", "speculation", "adapters"):
             raise KeyError(name)
         return float(getattr(self, name))
 
@@ -142,4 +146,5 @@ def metrics_of(simulation: Simulation, slo: SloSpec | None = None, static_w: flo
         mean_w=joules / duration_s,
         kept_up=kept_up(simulation),
         speculation=speculation_figures(simulation) if simulation.settings.drafting is not None else None,
+        adapters=adapter_figures(simulation) if simulation.settings.lora is not None else None,
     )

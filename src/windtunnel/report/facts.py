@@ -101,6 +101,8 @@ def _facts(metrics: Metrics, slo: SloSpec) -> list[Fact]:
         rows.append(Fact("prompt tokens from the prefix cache", percent(metrics.prefix_hit_share)))
     if metrics.speculation is not None:
         rows += _drafting(metrics.speculation)
+    if metrics.adapters is not None:
+        rows += _adapters(metrics.adapters)
     if not metrics.kept_up:
         rows.append(Fact("queues", "growing"))
     return rows
@@ -113,6 +115,15 @@ def _drafting(figures: Mapping[str, float]) -> list[Fact]:
         Fact("drafted tokens accepted", percent(figures["draft_acceptance"])),
         Fact("tokens per request and step", number(figures["tokens_per_round"])),
         Fact("time spent drafting", percent(share), amount=share),
+    ]
+
+
+def _adapters(figures: Mapping[str, float]) -> list[Fact]:
+    """How many different adapters a step held, and what share of the time it waited for one."""
+    return [
+        Fact("adapters per step", number(figures["adapters_per_step"])),
+        Fact("adapters copied to the device", f"{figures['adapter_loads']:,.0f}"),
+        Fact("time spent copying them", percent(figures["adapter_load_share"])),
     ]
 
 

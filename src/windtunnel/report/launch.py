@@ -167,7 +167,15 @@ def vllm(deployment: DeploymentSpec, served: str = "") -> Launch:
     if not engine.graphs:
         words += ["--enforce-eager"]
     drafting, said = vllm_speculation(deployment)
-    return Launch("vLLM", (*words, *drafting), copies, (*notes, *said))
+    if engine.lora is not None:
+        lora = engine.lora
+        words += ["--enable-lora", "--max-loras", str(lora.max_loras), "--max-lora-rank", str(lora.rank)]
+        words += ["--max-cpu-loras", str(lora.adapters)]
+    return Launch("vLLM", (*words, *drafting), copies, (*notes, *said, *_depth_note(deployment)))
+
+
+def _depth_note(deployment: DeploymentSpec) -> list[str]:
+    return ["early exit has no flag: it is a property of the model's code"] if deployment.engine.depth else []
 
 
 def sglang(deployment: DeploymentSpec, served: str = "") -> Launch:
@@ -205,4 +213,7 @@ def sglang(deployment: DeploymentSpec, served: str = "") -> Launch:
     if not engine.graphs:
         words += ["--disable-cuda-graph"]
     drafting, said = sglang_speculation(deployment)
-    return Launch("SGLang", (*words, *drafting), copies, (*notes, *said))
+    if engine.lora is not None:
+        words += ["--enable-lora", "--max-loras-per-batch", str(engine.lora.max_loras)]
+        words += ["--max-lora-rank", str(engine.lora.rank)]
+    return Launch("SGLang", (*words, *drafting), copies, (*notes, *said, *_depth_note(deployment)))

@@ -50,9 +50,13 @@ def settings_of(
         watermark=engine.watermark,
         scheduler=engine.scheduler,
         async_scheduling=(
-            composes_ahead(engine) and engine.scheduler == "vllm" and deployment.plan.pipeline_parallel == 1
+            composes_ahead(engine)
+            and engine.scheduler == "vllm"
+            and deployment.plan.pipeline_parallel == 1
+            and engine.lora is None
         ),
         drafting=drafting_from(engine.speculative, lengths) if engine.speculative is not None else None,
+        lora=engine.lora,
         options=engine.scheduler_options,
         eviction=engine.eviction,
         host_blocks=int(engine.scheduler_options.swap_space_bytes / block_bytes),

@@ -13,6 +13,7 @@ from windtunnel.specs.fields import DTYPE_BYTES
 from windtunnel.specs.hardware import AcceleratorSpec
 from windtunnel.specs.load import resolve
 from windtunnel.specs.plan import PlanSpec
+from windtunnel.specs.step_extras import step_extra_problems
 from windtunnel.techniques.apply import with_techniques
 
 PIPELINE_DEGREES = (1, 2, 4)
@@ -126,5 +127,5 @@ def with_slots(deployments: Iterable[DeploymentSpec], max_num_seqs: int) -> Iter
 
 
 def _unit(deployment: DeploymentSpec) -> Unit:
-    problems = deployment_problems(deployment) + speculation_problems(deployment)
+    problems = deployment_problems(deployment) + speculation_problems(deployment) + step_extra_problems(deployment)
     return Unit(deployment, "; ".join(f"{p.path} {p.got}: {p.message}" for p in problems))

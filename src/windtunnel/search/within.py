@@ -36,7 +36,8 @@ def least_busy_s(surface: StepSurface, demand: Demand, *, cached: bool = False) 
     """
     prompts = np.ones(len(demand)) if cached else demand.prompt_tokens.astype(np.float64)
     outputs = float(demand.output_tokens.sum())
-    body = float(_prefill_s(surface, prompts).sum()) + _per_token_s(surface) * (outputs - len(demand))
+    decoded = surface.least_depth * _per_token_s(surface) * (outputs - len(demand))
+    body = float(_prefill_s(surface, prompts).sum()) + decoded
     sampled = float(np.min(surface.sample_s[1:] / np.arange(1, len(surface.sample_s))))
     stage = body * surface.stage_share
     stage[-1] += sampled * outputs

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from windtunnel.cost.surface import StepSurface
 from windtunnel.errors import Problem, SpecError
 from windtunnel.serving import state
+from windtunnel.serving.adapters import residency
+from windtunnel.serving.adapters.assignment import adapters_of, apart
+from windtunnel.serving.adapters.tables import append_adapters
 from windtunnel.serving.draft_tables import append_drafting
 from windtunnel.serving.drafting import make_book, write_drafting
 from windtunnel.serving.eviction import KINDS
@@ -65,6 +68,9 @@ def build(
     workload: RequestTable, surface: StepSurface, settings: SchedulerSettings, replicas: int, router: str, seed: int
 ) -> Arrays:
     """The arrays of a run that has not begun."""
+    adapters = None if settings.lora is None else adapters_of(workload, settings.lora, seed)
+    if adapters is not None:
+        workload = apart(workload, adapters)
     slots = min(settings.max_num_seqs, max(len(workload), 1)) + 1
     stages = len(surface.stage_share)
     blocks, cells, mask = _cache_arrays(workload, settings, replicas, slots)
@@ -76,9 +82,15 @@ def build(
         token_cost, sample_cost, decode_cost = append_drafting(
             world, surface.drafting, token_cost, sample_cost, decode_cost
         )
+    if settings.lora is not None:
+        token_cost = append_adapters(world, settings.lora, surface, token_cost)
+        if stages > 1:
+            raise SpecError("LoRA adapters are modelled for one pipeline stage")
     world["replicas"], world["seed"], world["hash_mask"] = replicas, seed, mask
     world["router"] = known(router, ROUTERS, "router")
     requests = _requests(workload, settings)
+    if adapters is not None:
+        requests["adapter"] = adapters
     world["dynamic"] = int(np.any(workload.after != AT_ARRIVAL))
     any_rows = np.flatnonzero(workload.after == AFTER_ANY)
     requests["any_row"][: len(any_rows)] = any_rows
@@ -111,9 +123,7 @@ def build(
         log=np.zeros((2, 0), dtype=state.ENTRY_LOG),
         steps=np.zeros(0, dtype=state.STEP_LOG),
         series=np.zeros(0, dtype=state.SAMPLE_LOG),
-        book=np.tile(make_book(settings.drafting, settings.max_num_seqs), (replicas, 1))
-        if settings.ahead
-        else np.zeros((replicas, 1)),
+        book=np.tile(_book(settings), (replicas, 1)),
     )
     prepare(arrays, workload, surface, settings)
     if settings.evicting:
@@ -124,6 +134,19 @@ def build(
         if settings.eviction == "belady":
             arrays.segments = foresee(world, requests, arrays.segments, settings.block_size)
     return arrays
+
+
+def _book(settings: SchedulerSettings) -> Array:
+    """What a replica's scheduler remembers, before the first step (`preparation.py` makes that of others)."""
+    if settings.lora is not None:
+        return residency.make_book(settings.lora)
+    return make_book(settings.drafting, settings.max_num_seqs) if settings.ahead else np.zeros(1)
+
+
+def _request_dtype(settings: SchedulerSettings) -> np.dtype[Any]:
+    if settings.lora is not None:
+        return state.ADAPTED_REQUEST
+    return state.AHEAD_REQUEST if settings.ahead else state.REQUEST
 
 
 def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
@@ -184,7 +207,7 @@ def _cost_tables(surface: StepSurface, settings: SchedulerSettings) -> tuple[Arr
 
 def _requests(workload: RequestTable, settings: SchedulerSettings) -> Array:
     n = len(workload)
-    requests = np.zeros(n, dtype=state.AHEAD_REQUEST if settings.ahead else state.REQUEST)
+    requests = np.zeros(n, dtype=_request_dtype(settings))
     for name in ("arrival_s", "delay_s", "after"):
         requests[name] = getattr(workload, name)
     requests["prompt"] = workload.prompt_tokens

@@ -41,6 +41,8 @@ _ROOT = "windtunnel.serving."
 _HERE = Path(__file__).parent
 _AHEAD = {"composer": "ahead.compose", "ending": "ahead.ending", "timing": "ahead.timing"}
 """What stands in the place of what in the vLLM scheduler that composes ahead or with drafts ..."""
+_ADAPTED = {"composer": "adapters.compose", "timing": "adapters.timing"}
+"""... in the one with LoRA adapters ..."""
 _EVICTING = {"kv_cache": "eviction"}
 """... in a prefix cache with another order of eviction ..."""
 _WINDOWED = {"footprint": "windowed"}
@@ -69,6 +71,7 @@ def kernel(
     evicting: bool = False,
     windowed: bool = False,
     routed: bool = False,
+    adapted: bool = False,
     compiled: bool = True,
 ) -> Kernel:
     """The event loop of a scheduler, made on first use.
@@ -78,6 +81,7 @@ def kernel(
         ahead: the loop for asynchronous scheduling or speculative tokens (of `vllm`).
         evicting: the loop whose prefix cache evicts in another order than least recently used.
         routed: the loop whose router is `custom`.
+        adapted: the loop for LoRA adapters (of `vllm`).
         windowed: the loop in which sliding-window layers free what they no longer need.
         compiled: False for plain Python (NUMBA_DISABLE_JIT=1 makes all of them plain).
 
@@ -87,10 +91,12 @@ def kernel(
     info = scheduler_info(scheduler)
     compiled = compiled and not DISABLED
     with _LOCK:
-        kind = f"{'ahead_' * ahead}{'evicting_' * evicting}{'windowed_' * windowed}{'routed_' * routed}"
+        kind = f"{'ahead_' * ahead}{'adapted_' * adapted}{'evicting_' * evicting}{'windowed_' * windowed}"
+        kind += "routed_" * routed
         kind += "compiled" if compiled else "plain"
         if (info.module, kind) not in _KERNELS:
             swapped = _AHEAD if ahead else {"composer": info.module}
+            swapped = swapped | (_ADAPTED if adapted else {})
             swapped = swapped | (_EVICTING if evicting else {}) | (_WINDOWED if windowed else {})
             swapped = swapped | (_ROUTED if routed else {})
             _KERNELS[info.module, kind] = Kernel(_run_loop(info.module, swapped, kind), compiled)

@@ -74,10 +74,11 @@ class Simulation:
 
     Per replica: busy_s (time of its steps; with pipeline stages, of the last stage),
     dynamic_j (dynamic energy), steps, tokens, peak_blocks, stalled_s (time that steps waited for
-    swapping), swapped_blocks (moved to the host and back, together), peak_host_blocks.
+    swapping, or for adapters), swapped_blocks (moved to the host and back, together), peak_host_blocks.
 
     drafting_s (time of drafting, part of busy_s unless it goes on beside the target), rounds (requests times steps
     that gave a token), draft_rounds (those that verified drafts), drafted and accepted (their tokens).
+    adapter_steps (different LoRA adapters, summed over steps), adapter_loads (copies of one to the device).
 
     Totals: makespan_s (time of the last event), preemptions, prefix_queries and prefix_hits
     (tokens looked up and found at every admission), stop (`done`, or why it ended early).
@@ -113,6 +114,8 @@ class Simulation:
     draft_rounds: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     drafted: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     accepted: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    adapter_steps: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    adapter_loads: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.arrival_s)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from windtunnel.errors import Problem, SpecError
 from windtunnel.serving.drafting import Drafting, drafting_problems
 from windtunnel.serving.schedulers import SCHEDULERS, SchedulerInfo, scheduler_info
+from windtunnel.specs.lora import LoraSpec
 from windtunnel.specs.scheduler import SchedulerOptions
 
 Ints = npt.NDArray[np.int64]
@@ -51,6 +52,7 @@ class SchedulerSettings:
         swap_block_s: time to move one block between device and host, seconds.
         async_scheduling: whether a step is composed while the one before is under way (vLLM).
         drafting: speculative tokens (vLLM); None for none.
+        lora: LoRA adapters (vLLM); None for none.
     """
 
     max_num_seqs: int
@@ -74,6 +76,7 @@ class SchedulerSettings:
     kv_window: int = 0
     async_scheduling: bool = False
     drafting: Drafting | None = None
+    lora: LoraSpec | None = None
 
     def __post_init__(self) -> None:
         problems = settings_problems(self)
@@ -161,6 +164,12 @@ def settings_problems(settings: SchedulerSettings) -> list[Problem]:
     if settings.ahead and settings.scheduler != "vllm":
         text = "is without asynchronous scheduling and drafts"
         problems.append(Problem(text, path="scheduler", got=repr(settings.scheduler), allowed="'vllm'"))
+    if settings.lora is not None:
+        if settings.scheduler != "vllm":
+            text = "is without LoRA adapters"
+            problems.append(Problem(text, path="scheduler", got=repr(settings.scheduler), allowed="'vllm'"))
+        if settings.ahead:
+            problems.append(Problem("LoRA adapters are modelled with synchronous steps without drafts", path="lora"))
     if settings.drafting is not None:
         budget, threshold = settings.max_num_batched_tokens, settings.long_prefill_token_threshold
         problems += drafting_problems(settings.drafting, budget, threshold)

@@ -65,6 +65,7 @@ def simulate(
         evicting=settings.evicting,
         windowed=settings.window_groups > 0,
         routed=router == "custom",
+        adapted=settings.lora is not None,
         compiled=compiled,
     )
     status = execute(arrays, loop)
@@ -125,6 +126,7 @@ def _simulation(workload: RequestTable, settings: SchedulerSettings, arrays: Arr
         swapped_blocks=replicas["swapped_out"] + replicas["swapped_in"],
         peak_host_blocks=replicas["host_peak"].copy(),
         **{name: replicas[name].copy() for name in ("drafting_s", "rounds", "draft_rounds", "drafted", "accepted")},
+        **{name: replicas[name].copy() for name in ("adapter_steps", "adapter_loads")},
         makespan_s=float(ends.max(initial=float(world["now_s"]) if stop != "done" else 0.0)),
         prefix_queries=int(world["prefix_queries"]),
         prefix_hits=int(world["prefix_hits"]),

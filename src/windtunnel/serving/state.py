@@ -62,6 +62,8 @@ WORLD = _dtype(
         "draft_prefill_step_j draft_prefill_token_j draft_prefill_pair_j draft_prefill_read_j",
     ),
     cache=(_i, "eviction full_groups window_groups kv_window"),
+    adapters=(_i, "adapters max_loras adapter_row"),
+    adapter_cost=(_f, "adapter_further_s adapter_further_j adapter_load_s"),
     hooks=(_i, "hook_order hook_victim hook_chunk hook_admit hook_route"),
 )
 
@@ -92,6 +94,7 @@ REPLICA = _dtype(
     drafts=(_i, "step_drafters step_drafters_context step_drafts"),
     drafted=(_i, "rounds draft_rounds drafted accepted"),
     drafting=(_f, "drafting_s"),
+    adapters=(_i, "step_adapters step_adapted adapter_steps adapter_loads"),
 )
 
 SLOT = _dtype(
@@ -115,6 +118,9 @@ FORESEEN_SEGMENT = np.dtype([*SEGMENT.descr, ("again", _i)])
 """A segment, and beside it (rows of their own, from `REQUEST.first_block`) who uses each block's content next."""
 BATCH = np.dtype([("end_s", _f), ("entries", _i), ("log_row", _i)])
 ENTRY = np.dtype([("request", _i), ("row", _i), ("epoch", _i), ("samples", _i)])
+
+ADAPTED_REQUEST = np.dtype([*REQUEST.descr, ("adapter", _i)])
+"""A request with its LoRA adapter, -1 for none."""
 
 AHEAD_REQUEST = np.dtype([*REQUEST.descr, ("samples", _i)])
 AHEAD_SLOT = np.dtype(

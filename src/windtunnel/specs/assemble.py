@@ -15,6 +15,7 @@ from windtunnel.specs.hardware import AcceleratorSpec, FabricSpec, NodeSpec
 from windtunnel.specs.load import Collector, build, load, merged, names, read_yaml, resolve
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
+from windtunnel.specs.step_extras import check_step_extras
 
 WEIGHT_ONLY = ("int4", "mxfp4", "nvfp4", "fp4", "fp6", "fp8", "int8", "q4_k_m")
 """Weight formats that any accelerator can store and expand to bf16 or fp16 on the fly."""
@@ -112,6 +113,7 @@ def deployment(
     problems = deployment_problems(result, where)
     if problems:
         raise SpecError(problems)
+    check_step_extras(result, where)
     if result.engine.speculative is not None:
         from windtunnel.specs.drafter import check_speculation  # the drafter is a deployment too
 

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from windtunnel.specs.depth import DepthSpec
 from windtunnel.specs.fields import Bytes, Seconds, Source, Spec
+from windtunnel.specs.lora import LoraSpec
 from windtunnel.specs.scheduler import SchedulerOptions
 from windtunnel.specs.speculation import SpeculativeSpec
 
@@ -125,6 +127,8 @@ class EngineSpec(Spec):
         "hand-over; holds up nobody else",
     )
     speculative: SpeculativeSpec | None = Field(None, description="speculative decoding, with the scheduler vllm")
+    lora: LoraSpec | None = Field(None, description="LoRA adapters, with the scheduler vllm")
+    depth: DepthSpec | None = Field(None, description="early exit from the layers when decoding")
     graphs: bool = Field(True, description="whether decode steps replay captured graphs")
     reserve_output: bool = Field(
         False,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from windtunnel.errors import Problem, SpecError, nearest
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.drafter import check_speculation
+from windtunnel.specs.step_extras import check_step_extras
 from windtunnel.techniques.registry import TECHNIQUES
 from windtunnel.techniques.technique import Technique
 
@@ -44,6 +45,7 @@ def with_techniques(
         deployment = one.technique.apply(deployment, one.values)
     if check:
         check_speculation(deployment, where)
+        check_step_extras(deployment, where)
     return deployment.model_copy(update={"techniques": names})
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from windtunnel.techniques import (
     batchllm,
+    early_exit,
     fastserve,
     fastswitch,
     finequant,
     flover,
     kv_quantization,
+    lora,
     orca,
     sarathi,
     speculative,
@@ -31,6 +33,8 @@ _ALL: tuple[Technique, ...] = (
     finequant.TECHNIQUE,
     kv_quantization.TECHNIQUE,
     speculative.TECHNIQUE,
+    early_exit.TECHNIQUE,
+    lora.TECHNIQUE,
 )
 
 TECHNIQUES: dict[str, Technique] = {technique.name: technique for technique in _ALL}
