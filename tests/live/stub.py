@@ -38,6 +38,7 @@ class Stub:
     gauges: str = ""
     refuses: tuple[str, ...] = ()
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    stop: Callable[[], object] = lambda: None  # ends the server
     token_s: list[tuple[int, list[float]]] = field(default_factory=list)  # prompt length, when tokens were written
 
     @property
@@ -156,12 +157,14 @@ def running(
         await asyncio.sleep(0.01)  # closed transports are let go in the loop's next rounds
 
     stop = asyncio.Event()
+    stub.stop = lambda: loop.call_soon_threadsafe(stop.set)
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
     thread.start()
     ready.wait(10)
     try:
         yield stub
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        if not loop.is_closed() and thread.is_alive():
+            stub.stop()
         thread.join(10)
         loop.close()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,6 @@ def test_wrong_addresses_and_names() -> None:
 def test_a_server_that_dies_half_way_keeps_what_came() -> None:
     with running(Behaviour(gap_s=0.02)) as stub:
         table = request_table(np.arange(10) * 0.2, np.full(10, 4), np.full(10, 2))
-        import threading
 
         def die() -> None:
             stub.answer = lambda _index, _asked: Behaviour(close_after=0)
@@ -214,6 +214,34 @@ def test_a_server_that_dies_half_way_keeps_what_came() -> None:
         measured = measure(stub.url, table)
     assert 2 <= measured.ok.sum() <= 8
     assert "closed early" in measured.status
+
+
+def test_a_wall_clock_that_jumps_is_noted_and_changes_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall clock is set forward by an hour in the middle of a run."""
+    real, started = time.time, time.monotonic()
+
+    def jumping() -> float:
+        return real() + (3600.0 if time.monotonic() - started > 0.6 else 0.0)
+
+    with running(Behaviour(gap_s=0.01)) as stub:
+        table = request_table(np.arange(10) * 0.15, np.full(10, 4), np.full(10, 3))
+        monkeypatch.setattr(time, "time", jumping)
+        measured = measure(stub.url, table)
+    assert measured.ok.all()
+    assert "the wall clock jumped by +3600" in notes(measured)
+    assert measured.e2e_s.max() < 2.0
+    np.testing.assert_allclose(measured.due_s, table.arrival_s, atol=1e-5)
+
+
+def test_a_server_that_is_gone_half_way_refuses_the_rest() -> None:
+    """The process ends: streams break off, later requests find nobody."""
+    with running(Behaviour(gap_s=0.02)) as stub:
+        table = request_table(np.arange(10) * 0.2, np.full(10, 4), np.full(10, 20))
+        threading.Timer(1.0, stub.stop).start()
+        measured = measure(stub.url, table)
+    assert 1 <= measured.ok.sum() <= 6
+    assert "refused" in measured.status
+    assert "requests failed: refused" in notes(measured)
 
 
 def test_killed_or_interrupted_runs_keep_their_results(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ def test_a_prediction_of_itself_has_no_error_and_no_reasons() -> None:
     for figure in found.figures:
         assert figure.error == pytest.approx(0.0, abs=1e-6), figure.name
         assert figure.within_noise
+        assert figure.predicted_low <= figure.predicted <= figure.predicted_high
+    assert found.figure("tpot_p50_s").predicted_high > 1.05 * found.figure("tpot_p50_s").predicted
     assert found.reasons == ()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import Problem, SpecError
 from windtunnel.live.client import ask
+from windtunnel.live.connection import connector
 from windtunnel.live.endpoint import Endpoint, found_model, need_aiohttp
 from windtunnel.live.gauges import GaugePoller
 from windtunnel.live.load import Load, LoadSettings, Progress, open_journal
@@ -73,10 +74,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _bench(plan: Bench, progress: Progress | None) -> Measurement:
     import aiohttp
 
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
     # Proxies and credentials of the environment are not used: only the named address is talked to.
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
+    async with aiohttp.ClientSession(connector=connector(), timeout=timeout, trust_env=False) as session:
         plan.endpoint = await found_model(session, plan.endpoint)
         plan.endpoint, plan.settings = await _probe(session, plan)
         await _warm_up(session, plan)

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from windtunnel.live.connection import ReadTime, read_time
 from windtunnel.live.endpoint import Endpoint, refusal
 from windtunnel.live.events import EventDecoder
 from windtunnel.live.measurement import OK
@@ -50,7 +51,7 @@ async def ask(
                     answer.message = refusal(await response.text(errors="replace"))
                     answer.retry_after_s = _seconds(response.headers.get("Retry-After", ""))
                     return answer
-                ended = await _read(response.content, answer)
+                ended = await _read(response.content, answer, read_time(response))
         answer.status = _outcome(answer, ended, output_tokens)
     except TimeoutError:
         answer.status = "timeout"
@@ -61,12 +62,12 @@ async def ask(
     return answer
 
 
-async def _read(stream: aiohttp.StreamReader, answer: Answer) -> bool:
+async def _read(stream: aiohttp.StreamReader, answer: Answer, clock: ReadTime) -> bool:
     """Take the stream's events. Returns whether it ended as it should."""
     decoder = EventDecoder()
     done = False
     async for chunk in stream.iter_any():
-        now_s = time.monotonic()
+        now_s = clock()
         for event in decoder.feed(chunk):
             if event.strip() == b"[DONE]":
                 done = True

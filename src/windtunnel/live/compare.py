@@ -8,7 +8,7 @@ import numpy as np
 
 from windtunnel.live.measurement import Floats, Measurement
 from windtunnel.live.reasons import Reason, reasons_for
-from windtunnel.live.replay import Replayed
+from windtunnel.live.replay import Replayed, replay_ends
 from windtunnel.metrics.latency import statistic
 from windtunnel.specs.slo import METRICS
 
@@ -25,7 +25,8 @@ class Figure:
     Attributes:
         name: such as `ttft_p99_s` or `output_tokens_per_s`.
         measured: its value; low, high: 80 % interval of the measurement, from its own scatter.
-        predicted: the prediction's value.
+        predicted: the prediction's value; predicted_low, predicted_high: its 80 % interval, with all costs at the
+            ends of theirs; nan for a prediction that came as a table.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Figure:
     low: float
     high: float
     predicted: float
+    predicted_low: float = float("nan")
+    predicted_high: float = float("nan")
 
     @property
     def error(self) -> float:
@@ -71,7 +74,8 @@ class Comparison:
         rows = {
             one.name: {
                 "measured": one.measured, "measured_low": one.low, "measured_high": one.high,
-                "predicted": one.predicted, "error": one.error,
+                "predicted": one.predicted, "predicted_low": one.predicted_low, "predicted_high": one.predicted_high,
+                "error": one.error,
             }
             for one in self.figures
         }  # fmt: skip
@@ -83,18 +87,17 @@ class Comparison:
 
 def compare(measured: Measurement, predicted: Replayed) -> Comparison:
     """The comparison of a measurement with the prediction of its requests."""
+    ends = replay_ends(predicted, measured) or ()
     figures = []
     for metric in METRICS:
         observed, expected = measured.latency_s(metric)[predicted.rows], predicted.latency_s(metric)
         both = np.isfinite(observed) & np.isfinite(expected)
         for name in SHOWN:
             low, high = block_interval(observed[both], name)
-            figures.append(
-                Figure(
-                    f"{metric}_{name}_s", statistic(observed[both], name), low, high, statistic(expected[both], name)
-                )
-            )
-    figures.append(_throughput(measured, predicted))
+            leaning = [statistic(end.latency_s(metric)[both], name) for end in ends]
+            found = statistic(observed[both], name), low, high, statistic(expected[both], name)
+            figures.append(Figure(f"{metric}_{name}_s", *found, *_sorted(leaning)))
+    figures.append(_throughput(measured, predicted, ends))
     notes = [str(note) for note in measured.meta.get("notes", [])]
     failed = len(measured) - len(predicted.rows)
     if failed:
@@ -104,19 +107,25 @@ def compare(measured: Measurement, predicted: Replayed) -> Comparison:
     return Comparison(measured, predicted, tuple(figures), reasons_for(measured, predicted), tuple(notes))
 
 
-def _throughput(measured: Measurement, predicted: Replayed) -> Figure:
+def _sorted(ends: list[float]) -> tuple[float, float]:
+    return (min(ends), max(ends)) if ends else (float("nan"), float("nan"))
+
+
+def _throughput(measured: Measurement, predicted: Replayed, ends: tuple[Replayed, ...]) -> Figure:
     """Output tokens per second from the first arrival to the last token, with its interval."""
     rows = predicted.rows
     tokens, due_s = measured.output_received[rows], measured.due_s[rows]
     ends_s = measured.finish_s[rows]
     span_s = float(np.nanmax(ends_s) - due_s.min())
-    expected_s = float(np.nanmax(due_s + predicted.e2e_s) - due_s.min())
+    expected, *leaning = (
+        float(tokens.sum()) / float(np.nanmax(due_s + one.e2e_s) - due_s.min()) for one in (predicted, *ends)
+    )
     # Tokens completed in ten equal spans scatter as the rate does.
     edges = np.linspace(due_s.min(), np.nanmax(ends_s), 11)
     rates = np.histogram(ends_s, edges, weights=tokens)[0] / (span_s / 10)
     spread = 1.2816 * float(rates.std(ddof=1)) / np.sqrt(len(rates))
     rate = float(tokens.sum()) / span_s
-    return Figure("output_tokens_per_s", rate, rate - spread, rate + spread, float(tokens.sum()) / expected_s)
+    return Figure("output_tokens_per_s", rate, rate - spread, rate + spread, expected, *_sorted(leaning))
 
 
 def block_interval(values: Floats, name: str, seed: int = 0) -> tuple[float, float]:

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from windtunnel.cost.device import device_of
+from windtunnel.cost.uncertainty import reach
 from windtunnel.errors import Problem, SpecError
 from windtunnel.live.measurement import Floats, Ints, Measurement
+from windtunnel.search.evaluate import evaluate
 from windtunnel.search.serve import Run, serve
 from windtunnel.serving.result import Simulation
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.slo import SloSpec
 from windtunnel.workload.table import RequestTable, request_table
 
 
@@ -81,6 +85,20 @@ def replay(deployment: DeploymentSpec, measured: Measurement, record_steps: bool
     table, rows = measured_workload(measured)
     run = serve(deployment, table, record_steps=record_steps, sample_interval_s=max(table.duration_s, 1.0) / 200)
     return of_simulation(run.simulation, rows, run)
+
+
+def replay_ends(predicted: Replayed, measured: Measurement) -> tuple[Replayed, Replayed] | None:
+    """The same requests with all costs at the low, and at the high end of their 80 % intervals.
+
+    None for a prediction that came as a table.
+    """
+    if predicted.run is None:
+        return None
+    table, rows = measured_workload(measured)
+    deployment = predicted.run.deployment
+    far = reach(device_of(deployment.accelerator))
+    low, high = (evaluate(deployment, table, SloSpec(), at=at).simulation for at in (-far, far))
+    return of_simulation(low, rows), of_simulation(high, rows)
 
 
 def of_simulation(simulation: Simulation, rows: Ints, run: Run | None = None) -> Replayed:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from windtunnel.live.compare import Comparison
 from windtunnel.live.measurement import Floats
 from windtunnel.report.charts import Chart
-from windtunnel.report.compare_text import NAMES, error, interval, named, shown
+from windtunnel.report.compare_text import NAMES, error, interval, leaning, named, shown
 from windtunnel.report.html import Page, notes_html, section, tiles
 
 _POINTS = 400
@@ -54,12 +54,13 @@ def _figures(comparison: Comparison) -> str:
     rows = "".join(
         f'<tr><td>{escape(named(f))}</td><td class="n">{escape(shown(f, f.measured))}</td>'
         f'<td class="open">{escape(interval(f))}</td><td class="n">{escape(shown(f, f.predicted))}</td>'
+        f'<td class="open">{escape(leaning(f))}</td>'
         f'<td class="n">{escape(error(f))}</td></tr>'
         for f in comparison.figures
     )
     head = (
         '<tr><th>figure</th><th class="n">measured</th><th>its 80% interval</th>'
-        '<th class="n">predicted</th><th class="n">error</th></tr>'
+        '<th class="n">predicted</th><th>its 80% interval</th><th class="n">error</th></tr>'
     )
     return f'<div class="scroll"><table class="facts"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 

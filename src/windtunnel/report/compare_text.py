@@ -13,10 +13,13 @@ NAMES = {"ttft": "time to first token", "tpot": "time per output token", "e2e": 
 def compare_text(comparison: Comparison) -> str:
     """Figures side by side, the reasons for the gap, and what to know."""
     count = len(comparison.predicted.rows)
-    rows = [(named(f), shown(f, f.measured), interval(f), shown(f, f.predicted), error(f)) for f in comparison.figures]
+    rows = [
+        (named(f), shown(f, f.measured), interval(f), shown(f, f.predicted), leaning(f), error(f))
+        for f in comparison.figures
+    ]
     parts = [
         paragraph(f"{count:,} requests, measured and predicted."),
-        table(("figure", "measured", "its 80% interval", "predicted", "error"), rows, "<>>>>"),
+        table(("figure", "measured", "its 80%", "predicted", "its 80%", "error"), rows, "<>>>>>"),
         reasons_text(comparison),
     ]
     if comparison.notes:
@@ -53,6 +56,13 @@ def interval(figure: Figure) -> str:
     if figure.low != figure.low:
         return "-"
     return f"{shown(figure, figure.low)} to {shown(figure, figure.high)}"
+
+
+def leaning(figure: Figure) -> str:
+    """The prediction's interval."""
+    if figure.predicted_low != figure.predicted_low:
+        return "-"
+    return f"{shown(figure, figure.predicted_low)} to {shown(figure, figure.predicted_high)}"
 
 
 def error(figure: Figure) -> str:
