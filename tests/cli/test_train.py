@@ -85,6 +85,16 @@ def test_one_given_layout(tmp_path: Path) -> None:
     assert "Runners-up" not in done.stdout
 
 
+def test_a_plan_in_a_settings_file(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "model: llama-3.1-8b\naccelerator: h100-sxm\ngpus: 16\nglobal_batch: 64\nseq: 4096\n"
+        "plan: {tensor_parallel: 2, sequence_parallel: true, zero_stage: 1}\n"
+    )
+    done = run.invoke(app, ["train", "--settings", str(tmp_path / "job.yaml"), "--json", "-"])
+    assert done.exit_code == 0, done.output
+    assert strict_json(done.stdout)["best"]["label"] == "TP2 PP1 ZeRO1 mb1 bf16"
+
+
 def test_report_timeline_and_launch_are_written(tmp_path: Path) -> None:
     files = {flag: tmp_path / f"train.{flag}" for flag in ("html", "perfetto")}
     paths = [word for flag, path in files.items() for word in (f"--{flag}", str(path))]

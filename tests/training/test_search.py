@@ -218,3 +218,16 @@ def test_a_given_layout_is_priced_as_it_is() -> None:
     assert misfit.best is not None
     assert not misfit.fits
     assert "does not fit" in misfit.best.why
+
+
+def test_an_interrupted_search_keeps_the_best_so_far() -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if "layout" not in what:
+            raise KeyboardInterrupt
+
+    question = TrainingQuestion((cluster(),), wanted=FEW)
+    found = search_layouts(question, progress=stop)
+    assert found.interrupted
+    assert found.best is not None
+    assert found.best.step.seconds >= answer(wanted=FEW).candidates[0].step.seconds
+    assert "interrupted" in found.notes[0]

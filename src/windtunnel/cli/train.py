@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from windtunnel.cli import options
-from windtunnel.cli.common import DONE, NO, command, output_problems, show, write_json
+from windtunnel.cli.common import DONE, INTERRUPTED, NO, command, output_problems, show, write_json
 from windtunnel.cli.given import Given
 from windtunnel.cli.progress import progress_bar
 
@@ -100,6 +100,8 @@ def train(
     show(train_text(answer, top, launch=launch), json_path)
     write_json(train_record(answer), json_path)
     _write_files(answer, html, perfetto)
+    if answer.interrupted:
+        return INTERRUPTED
     return DONE if answer.fits else NO
 
 
@@ -147,7 +149,9 @@ def _question(given: Given) -> tuple[TrainingQuestion | None, bool]:
         sizes = cluster_sizes(given.raw("gpus", 1), given.where("gpus"))
     if given.has("plan"):
         with given:
-            own_plan, preset_engine = given_plan(given.text("plan"), wanted, given.where("plan"))
+            stated = given.raw("plan")
+            named = stated if isinstance(stated, dict) else given.text("plan")
+            own_plan, preset_engine = given_plan(named, wanted, given.where("plan"))
             engine = engine if given.has("engine") or preset_engine is None else preset_engine
         if len(sizes) > 1 or len(given.words("accelerator")) > 1:
             given.wrong("plan", "prices one layout on one cluster", "one --accelerator and one number of --gpus")

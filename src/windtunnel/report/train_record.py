@@ -19,6 +19,7 @@ def train_record(answer: TrainingAnswer) -> dict[str, Any]:
         "objective": answer.objective,
         "given": answer.given,
         "fits": answer.fits,
+        "interrupted": answer.interrupted,
         "job": None if not jobs else _job(jobs[0]),
         "best": None if answer.best is None else candidate_record(answer.best),
         "candidates": [candidate_record(candidate) for candidate in answer.candidates],

@@ -129,6 +129,7 @@ class TrainingAnswer:
         elapsed_s: how long the search took.
         notes: what a reader should know.
         given: whether the layout was given, not searched.
+        interrupted: whether the user stopped the search; the answer is then the best so far.
     """
 
     asked: str
@@ -144,6 +145,7 @@ class TrainingAnswer:
     elapsed_s: float = 0.0
     notes: tuple[str, ...] = ()
     given: bool = False
+    interrupted: bool = False
 
     @property
     def fits(self) -> bool:

@@ -130,9 +130,9 @@ def values_of(fields: Mapping[str, Any], where: str = "set") -> Values:
 
 
 def given_plan(
-    name: str | TrainingPlan, values: Values, where: str = "plan"
+    name: str | TrainingPlan | Mapping[str, Any], values: Values, where: str = "plan"
 ) -> tuple[TrainingPlan, TrainingEngine | None]:
-    """A plan as it is, from a preset's name or a YAML file of its fields, with single values laid over it.
+    """A plan as it is, from its fields, a preset's name or a YAML file, with single values laid over it.
 
     Returns:
         The plan, and the preset's engine.
@@ -146,6 +146,9 @@ def given_plan(
     single = {key: found[0] for key, found in values.items()}
     if isinstance(name, TrainingPlan):
         return build(TrainingPlan, name.model_dump() | single, where), None
+    if isinstance(name, Mapping):
+        fields = {str(key).replace("-", "_"): value for key, value in name.items()}
+        return build(TrainingPlan, fields | single, where), None
     if name in training_presets():
         plan, engine = preset_plan(name)
         return build(TrainingPlan, plan.model_dump() | single, where), engine

@@ -66,6 +66,7 @@ class Search:
         self.refused: dict[tuple[int, int], str] = {}
         self.parts: dict[tuple[str, int, TrainingPlan], ModelSeconds] = {}
         self.cut_short = False
+        self.interrupted = False
         self.offload = False
         self.screened = screen(question, progress=progress)
         if not self.screened.blocks and question.features.offload:
@@ -77,9 +78,14 @@ class Search:
 
     def run(self) -> None:
         """Price what could win, then the best of every kind."""
-        self._best_first()
-        for key in list(self._best_of_kinds()):
-            self._price(key)
+        try:
+            self._best_first()
+            for key in list(self._best_of_kinds()):
+                self._price(key)
+        except KeyboardInterrupt:
+            if not self.found:
+                raise
+            self.interrupted = True
 
     def cost(self, key: tuple[int, int], seconds: float, joules: float) -> float:
         """What the objective wants small, per token."""
@@ -236,6 +242,7 @@ def search_layouts(question: TrainingQuestion, *, progress: Progress | None = No
         candidates=tuple(candidates),
         counts=Counts(screened.degrees, screened.valid, screened.fit, len(search.found)),
         notes=_notes(search, bool(candidates)),
+        interrupted=search.interrupted,
     )
     answer = with_reasons(answer, question)
     answer = replace(answer, rejected=rejections(answer, question, screened, search.refused))
@@ -268,6 +275,8 @@ def _notes(search: Search, fits: bool) -> tuple[str, ...]:
             "of virtual stages, one number per chunk size was tried, of microbatches powers of two; "
             "--set virtual_stages=... or micro_batch=... tries others"
         )
+    if search.interrupted:
+        found.append("the search was interrupted; this is the best found so far")
     if search.cut_short:
         found.append(f"the {MOST_PRICED} most promising layouts were played out; others could come out a little better")
     return tuple(found)
