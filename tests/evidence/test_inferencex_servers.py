@@ -86,5 +86,10 @@ def test_gathering_is_the_mean_of_simulated_waits() -> None:
     assert gathered_steps(most, 8, arrivals) == pytest.approx(np.mean(waits), rel=0.1)
 
 
+def test_ranks_of_a_whole_cluster_are_no_layout() -> None:
+    row = Row(2, ROW | {"system": "gb200", "tp_size": "32.0", "moe_tp_size": "32.0"})
+    assert "disaggregated" in claims_of_row(row)[0].why
+
+
 def test_every_setting_says_where_it_is_from() -> None:
     assert all(isinstance(one, Server) and len(one.why) > 10 for one in servers().settings)

@@ -20,6 +20,9 @@ LENGTH_RATIO = 0.8
 """Shortest length over the stated one (`--random-range-ratio` of the harness)."""
 MEAN_LENGTH = (1.0 + LENGTH_RATIO) / 2.0
 """Mean length over the stated one."""
+MOST_RANKS = 16
+"""Tensor-parallel ranks of one worker at most. A dump of GB200 states 12 to 72, most of which divide no model's heads:
+the accelerators of all workers of a disaggregated run, as its change log lists them."""
 REQUESTS_PER_CLIENT = 10
 """Requests sent over the concurrency (`--num-prompts` of the harness)."""
 
@@ -76,6 +79,8 @@ def _scenario(row: Row) -> Scenario:
         raise NotExpressedError("lengths or concurrency are not stated")
     weights, dense = _formats(row, model)
     tp, attention_dp, ep = layout_of(row)
+    if tp > MOST_RANKS and attention_dp == 1:
+        raise NotExpressedError(f"TP{tp} is the ranks of a disaggregated run, stated as one worker's")
     plan = laid_out(
         model,
         accelerator[0],

@@ -13,8 +13,11 @@ STATE_BYTES = 4.0
 """Bytes of a value of the state, which is kept in 32 bits."""
 CHUNK_TOKENS = 64.0
 """Prompt tokens worked through between two visits to the state (the chunkwise form of the paper)."""
-PREFILL_KERNELS = 6
-"""Kernels of the chunkwise form: convolution, norms, two passes within chunks, one across, output."""
+PREFILL_KERNELS = 22
+"""What the chunkwise form takes for few tokens, in fixed times of elementwise kernels: some 45 us on H200 and B200 in the
+tables of aiconfigurator-core 0.12 (convolution and chunk_gated_delta_rule of SGLang 0.5.14)."""
+PREFILL_PASSES = 2.8
+"""Times that the chunkwise form moves its tokens and states, in the same tables: intermediates go through memory."""
 
 
 def linear_projections(model: ModelSpec, linear: LinearAttention, plan: PlanSpec, tokens: Number) -> list[Operator]:
@@ -40,7 +43,7 @@ def linear_prefill(linear: LinearAttention, plan: PlanSpec, tokens: Number) -> l
     """A prompt in chunks: its tokens are streamed, the state is visited once a chunk."""
     state = linear.state_values / plan.tensor_parallel * STATE_BYTES / ACTIVATION_BYTES / CHUNK_TOKENS
     width = linear.in_width / plan.tensor_parallel
-    moved = state + 2 * width
+    moved = PREFILL_PASSES * (state + 2 * width)
     return [
         elementwise(
             "linear attention", "prefill", linear.layers, tokens, read=moved, written=moved, kernels=PREFILL_KERNELS
