@@ -10,12 +10,14 @@ With NUMBA_DISABLE_JIT=1 the same source runs as plain Python with bit-identical
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,15 +113,28 @@ def cached_entry(function: F) -> F:
     return compiled
 
 
-def announce_compilation(entry: Any) -> None:
-    """Say on stderr that a wait is coming when nothing compiled is at hand."""
+@contextmanager
+def first_call(entry: Any) -> Iterator[None]:
+    """Say on stderr that a wait is coming when nothing compiled is at hand, and shorten it.
+
+    Compiling makes millions of objects and hardly a cycle among them, so looking for cycles meanwhile
+    is time lost (a twentieth of it all).
+    """
     if not hasattr(entry, "signatures") or entry.signatures:
+        yield
         return
     with _ANNOUNCING:  # several threads may start at once
         folder = entry.stats.cache_path
         if entry not in _ANNOUNCED and (not folder or not any(Path(folder).glob("*.nbc"))):
             print("compiling the simulator, once", file=sys.stderr, flush=True)
         _ANNOUNCED.append(entry)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def rows(array: npt.NDArray[Any], uncompiled: bool = DISABLED) -> Any:

@@ -107,7 +107,7 @@ def _undisturbed(world: Any, replicas: Any, replica: Any) -> bool:
     return bool(world.replicas == 1 or (world.pending == 1 and end < _next_event_s(world, replicas)))
 
 
-@njit
+@inlined
 def _drive(
     world: Any, requests: Any, replicas: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any,
     token_cost: Any, sample_cost: Any, decode_cost: Any, stages: Any, batches: Any, entries: Any, log: Any, steps: Any,

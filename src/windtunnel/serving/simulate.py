@@ -13,7 +13,7 @@ from windtunnel.cost.surface import StepSurface
 from windtunnel.errors import PolicyError, SpecError
 from windtunnel.serving import state
 from windtunnel.serving.arrays import Arrays, build
-from windtunnel.serving.jit import announce_compilation
+from windtunnel.serving.jit import first_call
 from windtunnel.serving.kernel import Kernel, kernel
 from windtunnel.serving.log import PREEMPTED, SERVED
 from windtunnel.serving.result import Simulation, StepTable, Stop, TimeSeries
@@ -78,9 +78,9 @@ def execute(arrays: Arrays, loop: Kernel) -> int:
     Raises:
         PolicyError: a hook failed, or a policy left a replica idle whose requests wait.
     """
-    announce_compilation(loop.run_loop)
     while True:
-        status = int(loop.run_loop(*arrays.arguments(loop.compiled)))
+        with first_call(loop.run_loop):
+            status = int(loop.run_loop(*arrays.arguments(loop.compiled)))
         if status == state.HOOK_FAILED:
             raise PolicyError("a hook of the policy failed")
         if status == state.STUCK:

@@ -200,7 +200,7 @@ def _admit_waiting(
         budget -= tokens
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -241,7 +241,7 @@ def _advance(world: Any, requests: Any, replica: Any, slot: Any, book: Any, most
     return int(slot.proposed)
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

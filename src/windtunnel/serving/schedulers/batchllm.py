@@ -18,7 +18,7 @@ from typing import Any
 
 from windtunnel.serving.batch import held_blocks
 from windtunnel.serving.footprint import blocks_whole
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.steps import blocks_needed, cached_blocks, finish, serve_running, start, tokens_left
 from windtunnel.serving.swap import begin
 
@@ -38,7 +38,7 @@ def _still_to_come(world: Any, requests: Any, replica: Any, slots: Any) -> int:
     return total
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

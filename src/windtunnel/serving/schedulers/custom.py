@@ -19,7 +19,7 @@ from windtunnel.serving.batch import (
     preempt,
 )
 from windtunnel.serving.hooks import admits, chunk_tokens, victim_key, waiting_key
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.log import log_preempted, log_served
 from windtunnel.serving.queue import bring_forward
 from windtunnel.serving.state import DECODE, RUNNING
@@ -116,7 +116,7 @@ def _admit_waiting(
         budget -= tokens
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.ranking import serve_by_rank
 from windtunnel.serving.swap import begin, forget_finished
 
@@ -50,7 +50,7 @@ def _rank(world: Any, requests: Any, replica: Any, slots: Any, book: Any) -> Non
         i = requests[i].next
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

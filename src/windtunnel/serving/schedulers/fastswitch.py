@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import mix, njit
+from windtunnel.serving.jit import inlined, mix, njit
 from windtunnel.serving.ranking import serve_by_rank
 from windtunnel.serving.swap import begin, forget_finished
 
@@ -38,7 +38,7 @@ def _rank(world: Any, requests: Any, replica: Any, slots: Any) -> None:
         i = requests[i].next
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.batch import advance_granted, held_blocks
-from windtunnel.serving.jit import mix, njit
+from windtunnel.serving.jit import inlined, mix, njit
 from windtunnel.serving.state import DECODE
 from windtunnel.serving.steps import (
     advance,
@@ -141,7 +141,7 @@ def _admit(
     return int(budget)
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined
 from windtunnel.serving.steps import admit_fitting, finish, serve_running
 from windtunnel.serving.swap import begin
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

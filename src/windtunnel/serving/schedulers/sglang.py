@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.batch import advance_granted, blocks_short
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.queue import bring_forward
 from windtunnel.serving.state import DECODE, PREFILL
 from windtunnel.serving.steps import (
@@ -150,7 +150,7 @@ def _blocks_for_a_token(world: Any, replica: Any, slots: Any) -> int:
     return need
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

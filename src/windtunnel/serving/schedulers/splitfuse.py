@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.batch import blocks_short, grant
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.state import DECODE, PREFILL
 from windtunnel.serving.steps import admit_fitting, advance, decode_all, finish, wanted_tokens
 from windtunnel.serving.swap import begin, evict
@@ -43,7 +43,7 @@ def _serve_fitting(
     return int(budget)
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.ranking import serve_by_rank
 from windtunnel.serving.state import DECODE
 from windtunnel.serving.steps import update_generated
@@ -38,7 +38,7 @@ def _rank(world: Any, requests: Any, replica: Any, slots: Any) -> None:
         request.key = todo / world.budget + request.output - request.generated
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.footprint import blocks_whole
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.steps import MAX_MODEL_LEN, POWER_OF_TWO, finish, serve_running, start
 from windtunnel.serving.swap import begin
 
@@ -59,7 +59,7 @@ def _batch_size(world: Any, requests: Any, replica: Any) -> int:
     return count
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined
 from windtunnel.serving.steps import admit_fitting, admit_reserving, finish, serve_running
 from windtunnel.serving.swap import begin
 
@@ -23,7 +23,7 @@ NO_EVICT, MAX_UTILIZATION = 0, 1
 """`WORLD.variant`."""
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.batch import advance_granted
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.state import DECODE
 from windtunnel.serving.steps import (
     admit_fitting,
@@ -51,7 +51,7 @@ def _bring_back(
         budget -= tokens
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from windtunnel.serving.jit import njit
+from windtunnel.serving.jit import inlined, njit
 from windtunnel.serving.queue import bring_forward
 from windtunnel.serving.state import DECODE, PREFILL
 from windtunnel.serving.steps import advance, blocks_needed, cached_blocks, finish, serve, start, tokens_left
@@ -104,7 +104,7 @@ def _admit(
         budget -= tokens
 
 
-@njit
+@inlined
 def compose(
     world: Any, requests: Any, replica: Any, slots: Any, phase: Any, blocks: Any, cells: Any, segments: Any, log: Any,
     book: Any,
