@@ -95,6 +95,18 @@ def test_a_plan_in_a_settings_file(tmp_path: Path) -> None:
     assert strict_json(done.stdout)["best"]["label"] == "TP2 PP1 ZeRO1 mb1 bf16"
 
 
+def test_an_accelerator_of_ones_own_needs_a_price_only_for_the_price(tmp_path: Path) -> None:
+    (tmp_path / "card.yaml").write_text("extends: h100-sxm\nname: my-card\nmemory_bytes: 120 GB\n")
+    own = ["--accelerator", str(tmp_path / "card.yaml"), *FEW]
+    done = run.invoke(app, train(*own))
+    assert done.exit_code == 0, done.output
+    assert "per million tokens" not in done.stdout
+    refused(*own, "--objective", "price", says=("no price is known", "my-card"))
+    priced = run.invoke(app, train(*own, "--objective", "price", "--price", "my-card=2"))
+    assert priced.exit_code == 0, priced.output
+    assert "$32.00 per hour ($2.00 an accelerator)" in " ".join(priced.stdout.split())
+
+
 def test_report_timeline_and_launch_are_written(tmp_path: Path) -> None:
     files = {flag: tmp_path / f"train.{flag}" for flag in ("html", "perfetto")}
     paths = [word for flag, path in files.items() for word in (f"--{flag}", str(path))]

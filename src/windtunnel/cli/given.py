@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,14 +130,14 @@ class Given:
                 return parse_slo(self.text("slo", default), self.where("slo"))
         return SloSpec()
 
-    def prices(self) -> dict[str, float]:
-        """The user's own prices, US dollars per accelerator and hour."""
+    def prices(self, known: Collection[str] = ()) -> dict[str, float]:
+        """The user's own prices, US dollars per accelerator and hour; `known` names accelerators of the user's own."""
         from windtunnel.specs.prices import parse_prices
 
         value = self.raw("price", "")
         text = ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else self.text("price")
         with self:
-            return parse_prices(text, self.where("price"))
+            return parse_prices(text, self.where("price"), known)
         return {}
 
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:

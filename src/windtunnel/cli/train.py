@@ -142,7 +142,7 @@ def _question(given: Given) -> tuple[TrainingQuestion | None, bool]:
             given.missing(name, hint)
     objective: Any = given.choice("objective", "time", OBJECTIVES)
     engine: Any = given.choice("engine", "megatron", ENGINES)
-    prices, tokens = given.prices(), _tokens(given)
+    tokens = _tokens(given)
     seq, own_plan, wanted = given.whole("seq", 1), None, _wanted(given)
     sizes: tuple[int, ...] = (1,)
     with given:
@@ -159,6 +159,7 @@ def _question(given: Given) -> tuple[TrainingQuestion | None, bool]:
     with given:
         formats = precisions(wanted.get("compute_dtype", ("bf16",)), given.where("precision"))
     if any(problem.message == "is required" for problem in given.problems):
+        given.prices()
         return None, False
     asked = Asked(
         model=given.text("model"),
@@ -176,6 +177,7 @@ def _question(given: Given) -> tuple[TrainingQuestion | None, bool]:
     with given:
         jobs = jobs_of(asked, given.where)
     given.problems[before:] = [_at_flag(problem, given) for problem in given.problems[before:]]
+    prices = given.prices([job.accelerator.name for job in jobs])
     with given:
         check_formats(jobs, formats, given.where("precision"))
     if given.problems:

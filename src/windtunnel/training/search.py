@@ -229,6 +229,9 @@ def search_layouts(question: TrainingQuestion, *, progress: Progress | None = No
     started = time.perf_counter()
     if problems := flag_problems(question):
         raise SpecError(problems)
+    if question.objective == "price":
+        for job in question.clusters:
+            price_usd_per_h(job.accelerator.name, overrides=question.prices)  # raises where none is known
     search = Search(question, progress)
     if not search.screened.valid:
         raise SpecError(without_layout(question, search.screened))
