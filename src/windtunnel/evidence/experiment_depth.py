@@ -11,20 +11,15 @@ from windtunnel.cost.steps import price_step
 from windtunnel.operators.batch import decode_batch, prefill_batch
 from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.depth import DepthSpec
 from windtunnel.techniques.speculation import acceptance_of, expected_tokens, parallel_token_s, serial_token_s
+from windtunnel.techniques.technique import with_engine
 
 if TYPE_CHECKING:
     from windtunnel.evidence.experiment import Setup
 
 POINTS = 12
 """Positions at which a growing sequence is priced."""
-
-
-def with_layers(deployment: DeploymentSpec, layers: int) -> DeploymentSpec:
-    """The deployment with a model of fewer layers, everything else alike."""
-    model = deployment.model
-    window = min(model.window_layers, layers)
-    return deployment.model_copy(update={"model": model.model_copy(update={"layers": layers, "window_layers": window})})
 
 
 def scheduled_depth_s(setup: Setup) -> float:
@@ -36,9 +31,9 @@ def scheduled_depth_s(setup: Setup) -> float:
     given: dict[str, Any] = setup.fields["batch"]
     layers = setup.deployment.model.layers
     first, last = int(given.get("deepest", layers)), int(given.get("shallowest", layers))
-    places = np.linspace(0.0, 1.0, POINTS)
     seconds = [
-        _step_s(setup.deployment, round(first + (last - first) * place), given, place) for place in places.tolist()
+        _step_s(setup.deployment, DepthSpec(mean_share=(first + (last - first) * place) / layers), given, place)
+        for place in np.linspace(0.0, 1.0, POINTS).tolist()
     ]
     return float(np.mean(seconds)) * int(given["output"])
 
@@ -46,19 +41,21 @@ def scheduled_depth_s(setup: Setup) -> float:
 def token_exit_s(setup: Setup) -> float:
     """The same when every token leaves at a depth of its own, so that a batch waits for its deepest token.
 
-    Depths are spread evenly between `batch.shallowest` and `batch.deepest`: the deepest of n tokens is on
-    average at (n / (n + 1)) of the way.
+    Every depth from `batch.shallowest` to `batch.deepest` is as likely as any other.
     """
     given: dict[str, Any] = setup.fields["batch"]
-    low, high, n = int(given["shallowest"]), int(given["deepest"]), int(given["requests"])
-    deepest = round(low + (high - low) * n / (n + 1))
-    places = np.linspace(0.0, 1.0, POINTS).tolist()
-    return float(np.mean([_step_s(setup.deployment, deepest, given, place) for place in places])) * int(given["output"])
+    low, high = int(given["shallowest"]), int(given["deepest"])
+    layer = np.arange(1, setup.deployment.model.layers + 1)
+    runs = np.clip((high - layer + 1) / (high - low + 1), 0.0, 1.0)
+    spec = DepthSpec(survival=tuple(runs.tolist()), rule="deepest")
+    seconds = [_step_s(setup.deployment, spec, given, place) for place in np.linspace(0.0, 1.0, POINTS).tolist()]
+    return float(np.mean(seconds)) * int(given["output"])
 
 
-def _step_s(deployment: DeploymentSpec, layers: int, given: dict[str, Any], place: float) -> float:
+def _step_s(deployment: DeploymentSpec, depth: DepthSpec, given: dict[str, Any], place: float) -> float:
     context = round(int(given["prompt"]) + place * int(given["output"]))
-    return price_step(with_layers(deployment, layers), decode_batch(int(given["requests"]), context)).total_s
+    batch = decode_batch(int(given["requests"]), context)
+    return price_step(with_engine(deployment, depth=depth), batch).total_s
 
 
 def plain_token_s(setup: Setup) -> float:
