@@ -1,12 +1,13 @@
-"""Speed of the simulation loop: requests/s, steps/s, memory, the gain over plain Python, threads, growth.
+"""Speed of the simulation loop: requests/s, steps/s, memory, the gain over plain Python, threads, growth, compiling.
 
     python benchmarks/hot_loop.py [--only NAME] [--json]
 
 Workloads: the Azure conversation hour on one replica, the same fifty times over, a million
 requests on 64 replicas behind a load-aware router, prefix caching on the Mooncake conversation
-trace, and memory so tight that requests are preempted. The traces are read from ../shared
-beside the repository; where they are absent, synthetic requests of the same sizes stand in.
-Each measurement runs in a process of its own, so that its peak memory is its own.
+trace, memory so tight that requests are preempted, and the hour with every step recorded. The
+traces are read from ../shared beside the repository; where they are absent, synthetic requests of
+the same sizes stand in. Each measurement runs in a process of its own, so that its peak memory is
+its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -125,6 +127,10 @@ def _azure() -> Arguments:
     return azure_hour(), settings(), {}
 
 
+def _recorded() -> Arguments:
+    return azure_hour(), settings(), {"record_steps": True}
+
+
 def _azure_50() -> Arguments:
     return tiled(azure_hour(), 50), settings(), {}
 
@@ -147,6 +153,7 @@ WORKLOADS: dict[str, tuple[str, Callable[[], Arguments]]] = {
     "cluster": ("1.007 M requests, 64 replicas, least outstanding", _cluster),
     "mooncake": ("Mooncake, prefix caching, 8 replicas", _mooncake),
     "tight": ("Azure x 3 rate, 24,000 tokens of KV", _tight),
+    "recorded": ("Azure hour, every step recorded", _recorded),
 }
 
 
@@ -156,7 +163,7 @@ def measure(name: str) -> dict[str, float]:
     surface = h100_8b_surface()
     run(request_table([0.0], [8], [2]), surface, settings())  # load or compile
     best = float("inf")
-    for _ in range(10 if name in ("azure", "tight") else 3):
+    for _ in range(10 if name in ("azure", "tight", "recorded") else 3):
         began = time.perf_counter()
         result = run(table, surface, limits, **options)
         best = min(best, time.perf_counter() - began)
@@ -222,37 +229,51 @@ def growth() -> list[tuple[int, float]]:
     curve = []
     for times in (1, 2, 5, 10, 20, 50):
         table = tiled(hour, times)
-        began = time.perf_counter()
-        run(table, surface, settings())
-        curve.append((len(table), time.perf_counter() - began))
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            run(table, surface, settings())
+            seconds.append(time.perf_counter() - began)
+        curve.append((len(table), min(seconds)))
     return curve
 
 
-def _child(what: str, *, jit: bool = True) -> Any:
-    environment = os.environ | ({} if jit else {"NUMBA_DISABLE_JIT": "1"})
+def cold_compile() -> list[float]:
+    """Processor and wall seconds of a first run with an empty cache."""
+    table, surface = request_table([0.0], [8], [2]), h100_8b_surface()
+    processor, wall = time.process_time(), time.perf_counter()
+    run(table, surface, settings())
+    return [time.process_time() - processor, time.perf_counter() - wall]
+
+
+OTHERS: dict[str, Callable[[], Any]] = {"threads": threads_ratio, "growth": growth, "compile": cold_compile}
+
+
+def _child(what: str, **variables: str) -> Any:
     command = [sys.executable, __file__, "--child", what]
-    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+    child = subprocess.run(command, env=os.environ | variables, check=True, stdout=subprocess.PIPE)
+    return json.loads(child.stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=[*WORKLOADS, "threads", "growth"])
+    parser.add_argument("--only", choices=[*WORKLOADS, *OTHERS])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child")
     arguments = parser.parse_args()
     if arguments.child:
         what, _, name = arguments.child.partition(":")
-        extra: dict[str, Callable[[], object]] = {"threads": threads_ratio, "growth": growth}
-        answer = extra[what]() if what in extra else {"measure": measure, "uncompiled": uncompiled}[what](name)
+        answer = OTHERS[what]() if what in OTHERS else {"measure": measure, "uncompiled": uncompiled}[what](name)
         print(json.dumps(answer))
         return
     results: dict[str, Any] = {}
-    for name in [arguments.only] if arguments.only else [*WORKLOADS, "threads", "growth"]:
+    for name in [arguments.only] if arguments.only else [*WORKLOADS, *OTHERS]:
         if name in WORKLOADS:
             results[name] = _child(f"measure:{name}")
-            results[name]["uncompiled_step_s"] = _child(f"uncompiled:{name}", jit=False)
+            results[name]["uncompiled_step_s"] = _child(f"uncompiled:{name}", NUMBA_DISABLE_JIT="1")
         else:
-            results[name] = _child(name)
+            with tempfile.TemporaryDirectory() as empty:
+                results[name] = _child(name, **({"NUMBA_CACHE_DIR": empty} if name == "compile" else {}))
         if not arguments.json:
             _print(name, results[name])
     if arguments.json:
@@ -264,6 +285,8 @@ def _print(name: str, row: Any) -> None:
         print(f"two runs on two threads: {row:.2f} x as fast as one after the other")
     elif name == "growth":
         print("seconds against requests: " + ", ".join(f"{n:,}: {seconds:.3f}" for n, seconds in row))
+    elif name == "compile":
+        print(f"the first run of all, which compiles: {row[0]:.1f} s of processor time, {row[1]:.1f} s")
     else:
         ratio = row["uncompiled_step_s"] * row["steps"] / row["seconds"]
         print(
