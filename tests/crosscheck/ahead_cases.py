@@ -55,7 +55,15 @@ def random_spec_case(draw: random.Random, kind: str) -> dict[str, Any]:
     return case
 
 
-MAKERS = {"async": random_async_case, "spec": random_spec_case}
+def random_lora_case(draw: random.Random, kind: str) -> dict[str, Any]:
+    """A case of this kind whose requests name LoRA adapters, more than may run at once."""
+    case = random_case(draw, kind) | {"max_loras": draw.choice([1, 2, 3])}
+    for request in case["requests"]:
+        request["adapter"] = draw.choice([0, 1, 1, 2, 3, 4, 5])
+    return case
+
+
+MAKERS = {"async": random_async_case, "spec": random_spec_case, "lora": random_lora_case}
 
 
 def write_cases(folder: Path, which: str, count: int, seed: str, *, small: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Asynchronous scheduling and speculative tokens, step by step against the real vLLM's scheduler (0.32).
+"""Asynchronous scheduling, speculative tokens and LoRA adapters, step by step against the real vLLM's scheduler (0.32).
 
 The recorded cases were made by `ahead_cases.py` and completed by `vllm_oracle.py`. With
 WINDTUNNEL_VLLM_PYTHON set to an interpreter that has vLLM 0.32 for the CPU, fresh random cases are
@@ -46,8 +46,8 @@ def test_every_recorded_step_is_identical(name: str) -> None:
     assert found is None, str(found)
 
 
-def test_there_are_recorded_cases_of_both_sorts() -> None:
-    assert len(RECORDED) == 40
+def test_there_are_recorded_cases_of_every_sort() -> None:
+    assert len(RECORDED) == 50
     lines = [
         line for name in RECORDED for line in (HERE / name).with_suffix(".expected.jsonl").read_text().splitlines()
     ]
@@ -131,6 +131,8 @@ def roomy(case: Case) -> bool:
         ({"spec": {"method": "eagle", "num_tokens": 2, "per_batch_size": [[1, 4, 3]]}}, "in order"),
         ({"spec": {"method": "draft_model", "num_tokens": 64}}, "with its drafts"),
         ({"async_scheduling": 1}, "true or false"),
+        ({"max_loras": 0}, "at least 1"),
+        ({"async_scheduling": True, "max_loras": 2}, "synchronous steps"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:

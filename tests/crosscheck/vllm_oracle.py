@@ -17,6 +17,8 @@ second, first, ... step with a sample accepts (never more than are verified; pla
 stand where nothing was drafted are all rejected), `"proposed": [3, 1]` likewise how many tokens
 are drafted after it (at most `num_tokens`; all of them when absent).
 
+or `"max_loras": 2`, with which requests may name an `"adapter"` from 1 on.
+
 The lines are those of a plain case. With asynchronous scheduling a step is composed while the one
 before is still under way: "start" is when it was composed, "end" when its tokens were processed;
 "waiting" is counted once it was composed, "running" and "free_blocks" once it was processed. A
@@ -37,7 +39,16 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, SpeculativeConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    DeviceConfig,
+    LoRAConfig,
+    ModelConfig,
+    SchedulerConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -103,6 +114,8 @@ def make_scheduler(case: dict[str, Any]) -> Scheduler:
         )
     # vLLM checks some combinations when it makes its settings; the scheduler itself does not care.
     config.speculative_config = speculation(case.get("spec"))
+    if "max_loras" in case:
+        config.lora_config = LoRAConfig(max_loras=case["max_loras"], max_lora_rank=16, max_cpu_loras=99)
     limits.async_scheduling = case.get("async_scheduling", False)
     limits.max_num_scheduled_tokens = case["max_num_batched_tokens"]
     cache.num_gpu_blocks = case["num_blocks"]
@@ -162,6 +175,9 @@ class Replay:
                 arrival_time=given["arrival"],
                 priority=given.get("priority", 0),
                 block_hasher=self.hasher,
+                lora_request=LoRARequest(f"adapter-{one}", one, "nowhere")
+                if (one := given.get("adapter", 0))
+                else None,
             )
             self.requests[str(i)] = request
             self.scheduler.add_request(request)

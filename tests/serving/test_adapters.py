@@ -213,7 +213,6 @@ def test_a_deployment_with_adapters_is_served_slower() -> None:
         ({"adapters": 0}, {}, "greater than or equal to 1"),
         ({}, {"scheduler": "orca", "max_num_batched_tokens": 4096}, "scheduler vllm"),
         ({}, {"depth": {"mean_share": 0.5}}, "full depth"),
-        ({"adapters": 999, "max_loras": 999}, {}, "max_num_seqs"),
     ],
 )
 def test_what_does_not_go_together_is_refused(fields: dict[str, object], engine: dict[str, object], words: str) -> None:

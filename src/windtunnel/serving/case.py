@@ -21,6 +21,7 @@ from windtunnel.serving.case_spec import drafting_of
 from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import run
 from windtunnel.serving.settings import SchedulerSettings
+from windtunnel.specs.lora import LoraSpec
 from windtunnel.workload.table import RequestTable, request_table
 
 _OUTPUT_TOKEN = 11
@@ -68,6 +69,7 @@ def load_case(path: Path) -> Case:
         over_length="truncate",
         async_scheduling=data.get("async_scheduling", False),
         drafting=drafting_of(data.get("spec"), [requests[i] for i in order]),
+        lora=_adapters(data),
     )
     cost = data["cost"]
     return Case(
@@ -78,8 +80,22 @@ def load_case(path: Path) -> Case:
     )
 
 
+def _adapters(data: dict[str, Any]) -> LoraSpec | None:
+    """`max_loras`, with the requests' adapters as their tenants."""
+    if "max_loras" not in data:
+        return None
+    many = max(len(_named(data["requests"])), data["max_loras"])
+    return LoraSpec(adapters=many, max_loras=data["max_loras"], popularity="tenant")
+
+
+def _named(requests: list[dict[str, Any]]) -> list[int]:
+    """The adapters that requests name; 0 or nothing names none."""
+    return sorted({r["adapter"] for r in requests if r.get("adapter", 0)})
+
+
 def _workload(requests: list[dict[str, Any]], order: list[int], with_content: bool) -> RequestTable:
     segments = None
+    number = {adapter: i for i, adapter in enumerate(_named(requests))}
     if with_content:
         tokens = np.concatenate(
             [np.array(_prompt(i, r)) for i, r in zip(order, requests, strict=True)] or [np.zeros(0)]
@@ -91,6 +107,7 @@ def _workload(requests: list[dict[str, Any]], order: list[int], with_content: bo
         [r["prompt"] for r in requests],
         [r["output"] for r in requests],
         priority=[r.get("priority", 0) for r in requests],
+        tenant=[number.get(r.get("adapter", 0), -1) for r in requests],
         segments=segments,
         output_id=np.full(len(requests), _OUTPUT_TOKEN) if with_content else None,
     )

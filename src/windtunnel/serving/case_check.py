@@ -30,10 +30,11 @@ _OPTIONAL = {
     "long_prefill_token_threshold": int,
     "watermark": float,
     "async_scheduling": bool,
+    "max_loras": int,
 }
 _COST = ("base", "per_token", "per_kv_token")
 _REQUEST_REQUIRED = {"arrival": float, "prompt": int, "output": int}
-_REQUEST_OPTIONAL = {"priority": int, "prefix": int, "prefix_len": int}
+_REQUEST_OPTIONAL = {"priority": int, "prefix": int, "prefix_len": int, "adapter": int}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _SHOWN = 20
 """Most mistakes that are listed."""
@@ -155,6 +156,7 @@ def _check_limits(data: dict[str, Any], file: str, problems: list[Problem]) -> N
         problems.append(Problem("is not a known policy", file, "policy", repr(data["policy"]), "fcfs, priority"))
     if data.get("watermark", 0.0) >= 1.0:
         problems.append(Problem("must be below 1", file, "watermark", shorten(data["watermark"])))
+    _check_adapters(data, file, problems)
     budget, longest = data["max_num_batched_tokens"], data["max_model_len"]
     if budget < data["max_num_seqs"]:
         least = f"must be at least max_num_seqs ({data['max_num_seqs']})"
@@ -166,6 +168,17 @@ def _check_limits(data: dict[str, Any], file: str, problems: list[Problem]) -> N
         most = f"must be at most max_model_len ({longest})"
         got = shorten(data["long_prefill_token_threshold"])
         problems.append(Problem(most, file, "long_prefill_token_threshold", got))
+
+
+def _check_adapters(data: dict[str, Any], file: str, problems: list[Problem]) -> None:
+    if "max_loras" in data:
+        if data["max_loras"] < 1:
+            problems.append(Problem("must be at least 1", file, "max_loras", shorten(data["max_loras"])))
+        if data.get("async_scheduling") or data.get("spec"):
+            text = "adapters are modelled with synchronous steps without drafts"
+            problems.append(Problem(text, file, "max_loras"))
+    elif (named := next((i for i, one in enumerate(data["requests"]) if one.get("adapter", 0)), None)) is not None:
+        problems.append(Problem("names an adapter, and the case has no max_loras", file, f"requests[{named}].adapter"))
 
 
 def _check_fit(data: dict[str, Any], file: str, problems: list[Problem]) -> None:

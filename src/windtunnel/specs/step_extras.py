@@ -38,9 +38,6 @@ def _lora_problems(deployment: DeploymentSpec, where: str) -> list[Problem]:
             wrong("must be 1 with LoRA adapters", f"plan.{degree}", getattr(plan, degree), "1")
     if model.latent is not None or model.linear is not None:
         wrong("LoRA adapters are modelled on plain attention", "model", model.name)
-    if engine.lora.max_loras > engine.max_num_seqs:
-        text = f"more than max_num_seqs ({engine.max_num_seqs}) never run at once"
-        wrong(text, "engine.lora.max_loras", engine.lora.max_loras)
     return problems
 
 

@@ -18,7 +18,7 @@ def adapters_of(workload: RequestTable, spec: LoraSpec, seed: int = 0) -> Ints:
     draw = np.random.default_rng([seed, 0x10AD])
     count = len(workload)
     if spec.popularity == "tenant":
-        chosen = np.asarray(workload.tenant, dtype=np.int64) % spec.adapters
+        chosen = np.where(workload.tenant < 0, -1, workload.tenant % spec.adapters)
     elif spec.popularity == "zipf":
         weights = np.arange(1.0, spec.adapters + 1.0) ** -spec.zipf_exponent
         chosen = draw.choice(spec.adapters, size=count, p=weights / weights.sum()).astype(np.int64)
@@ -35,15 +35,9 @@ def apart(workload: RequestTable, adapters: Ints) -> RequestTable:
     if not workload.shares_prefixes or not len(workload):
         return workload
     mine = np.repeat(adapters, np.diff(workload.segment_offset))
-    _, segment_id = np.unique(np.stack([workload.segment_id, mine]), axis=1, return_inverse=True)
-    # Outputs continue a prompt within a session, whose requests may read them as segments.
-    known = {(int(i), int(a)): int(new) for i, a, new in zip(workload.segment_id, mine, segment_id, strict=True)}
-    fresh = int(segment_id.max(initial=-1)) + 1
-    output_id = np.array(
-        [
-            known.get((int(i), int(a)), fresh + row)
-            for row, (i, a) in enumerate(zip(workload.output_id, adapters, strict=True))
-        ],
-        dtype=np.int64,
-    )
-    return replace(workload, segment_id=segment_id.astype(np.int64), output_id=output_id)
+    # Outputs are named like segments, as a session's next prompt holds them.
+    content = np.concatenate([workload.segment_id, workload.output_id])
+    owner = np.concatenate([mine, adapters])
+    _, renamed = np.unique(np.stack([content, owner]), axis=1, return_inverse=True)
+    renamed = renamed.reshape(-1).astype(np.int64)
+    return replace(workload, segment_id=renamed[: len(mine)], output_id=renamed[len(mine) :])
