@@ -14,8 +14,8 @@ STATE_BYTES = 4.0
 CHUNK_TOKENS = 64.0
 """Prompt tokens worked through between two visits to the state (the chunkwise form of the paper)."""
 PREFILL_KERNELS = 22
-"""What the chunkwise form takes for few tokens, in fixed times of elementwise kernels: some 45 us on H200 and B200 in the
-tables of aiconfigurator-core 0.12 (convolution and chunk_gated_delta_rule of SGLang 0.5.14)."""
+"""What the chunkwise form takes for few tokens, in fixed times of elementwise kernels: some 45 us on H200 and B200
+in the tables of aiconfigurator-core 0.12 (convolution and chunk_gated_delta_rule of SGLang 0.5.14)."""
 PREFILL_PASSES = 2.8
 """Times that the chunkwise form moves its tokens and states, in the same tables: intermediates go through memory."""
 
