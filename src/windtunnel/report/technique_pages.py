@@ -34,12 +34,17 @@ def technique_records() -> list[dict[str, Any]]:
 
 def techniques_text() -> str:
     """The techniques with what they change and their knobs."""
-    rows = [(t.name, t.kind, ", ".join(t.changes), _first_knob(t)) for t in TECHNIQUES.values()]
+    rows = [(t.name, t.kind, _first(t.changes), _first_knob(t)) for t in TECHNIQUES.values()]
     said = (
         "Switch one on with --technique NAME or NAME:KNOB=VALUE, or under `techniques:` in a deployment; several "
         "combine unless they are of one kind."
     )
     return f"{table(('name', 'kind', 'changes', 'knobs'), rows)}\n\n{paragraph(said)}"
+
+
+def _first(changes: tuple[str, ...], most: int = 3) -> str:
+    """The first few, and that there are more."""
+    return ", ".join(changes[:most]) + (", ..." if len(changes) > most else "")
 
 
 def _first_knob(technique: Technique) -> str:

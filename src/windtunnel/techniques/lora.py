@@ -32,8 +32,8 @@ TECHNIQUE = Technique(
     changes=("compute", "bytes", "memory", "schedule", "quality"),
     apply=_apply,
     knobs=(
-        Knob("adapters", "adapters that requests name", 16, 1, 100_000),
         Knob("rank", "rank of every adapter", 16, 1, 1024),
+        Knob("adapters", "adapters that requests name", 16, 1, 100_000),
         Knob("at-once", "adapters on the device, and most different ones in a step", 8, 1, 100_000),
         Knob("targets", "adapted matrices", "all-linear", words=("all-linear", "attention")),
         Knob("popularity", "which adapter a request names", "uniform", words=("uniform", "zipf", "tenant")),
