@@ -113,7 +113,9 @@ def test_names_lead_to_the_catalogue() -> None:
     assert model_named("nvidia/DeepSeek-R1-NVFP4") == "deepseek-r1"
     assert dtype_named("", "bf16") == "bf16"
     assert dtype_named("gguf Q4_K_M (4.85 bpw)") == "q4_k_m"
-    assert engine_named("vLLM (Splitwise fork)", "~0.2 (2023)", "static batch") == "vllm-0.2"
+    assert engine_named("vLLM (Splitwise fork)", "~0.2 (2023)", "static batch", "a100-80g-sxm") == "vllm-0.2"
+    assert engine_named("llama.cpp", "2024-05", "latency", "rtx-3090") == "llama.cpp"
+    assert engine_named("llama.cpp", "2024-05", "latency", "m1-max-32core") == "llama.cpp-metal"
 
 
 def test_every_preset_of_the_dictionary_exists() -> None:

@@ -46,7 +46,7 @@ def decode_attention_seconds(
     """
     group = max(q_heads / kv_heads, 1.0)
     padded = max(group, QUERY_TILE) * kv_heads
-    return decode_work_seconds(
+    seconds = decode_work_seconds(
         requests,
         context_tokens,
         bytes_per_token=2.0 * kv_heads * head_dim * kv_bytes,
@@ -54,6 +54,13 @@ def decode_attention_seconds(
         heads=kv_heads,
         device=device,
     )
+    habits = device.constants.habits
+    if not habits.kv_per_query_head:
+        return seconds
+    # Products of one row per query head: what one head reads the next reads again, from the cache at best.
+    read = np.asarray(context_tokens, dtype=np.float64) * (2.0 * q_heads * head_dim * kv_bytes)
+    again = device.constants.decode.launch_s + read / (habits.load_bytes_per_s * device.processors)
+    return np.maximum(seconds, np.where(seconds > 0, again, 0.0))
 
 
 def decode_mla_seconds(

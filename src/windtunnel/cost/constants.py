@@ -21,13 +21,6 @@ class GemmConstants(Spec):
     latency_depth_s: Seconds = Field(
         0.0, ge=0, description="time per 1,000 of reduction depth that no parallelism hides"
     )
-    load_bytes_per_cycle: float = Field(
-        0.0, ge=0, description="bytes per clock that a processor can have loaded in products of a few rows; 0: no limit"
-    )
-    expands_weights: bool = Field(
-        False,
-        description="whether narrow weights are expanded in memory before products of many rows (an engine's way)",
-    )
 
 
 class DecodeConstants(Spec):
@@ -76,6 +69,17 @@ class CollectiveConstants(Spec):
     over_host: bool = Field(False, description="fitted on cards that talk over the host's bus")
 
 
+class KernelHabits(Spec):
+    """How an engine's kernels are cut and fed (`KernelFactors` of the engine say what each means)."""
+
+    expands_weights: bool = False
+    converts: bool = False
+    apart: bool = False
+    kv_per_query_head: bool = False
+    load_bytes_per_s: float = Field(0.0, ge=0)
+    elementwise_bytes: float = Field(1.0, gt=0)
+
+
 class KernelConstants(Spec):
     """Everything calibrated for one device, or a family's defaults.
 
@@ -87,6 +91,7 @@ class KernelConstants(Spec):
         routing_skew: coefficient of variation of how often a layer's experts are visited.
         elementwise_efficiency: share of the bandwidth that elementwise kernels reach.
         elementwise_launch_s: fixed time of one elementwise kernel inside a captured graph.
+        habits: an engine's own; a device's constants have none.
         errors: held-out median absolute relative error per operator class; empty when not measured.
         samples: measured points used per operator class.
         intervals: held-out residual quantiles (10 %, 90 %) per operator class, as measured / predicted.
@@ -104,6 +109,7 @@ class KernelConstants(Spec):
     collective: CollectiveConstants
     elementwise_efficiency: float = Field(gt=0, le=1)
     elementwise_launch_s: Seconds = Field(ge=0)
+    habits: KernelHabits = KernelHabits()
     errors: dict[str, float] = {}
     samples: dict[str, int] = {}
     intervals: dict[str, tuple[float, float]] = {}

@@ -14,6 +14,7 @@ from windtunnel.cost.constants import (
     DecodeConstants,
     GemmConstants,
     KernelConstants,
+    KernelHabits,
     MoeConstants,
 )
 from windtunnel.cost.device import Device
@@ -39,7 +40,14 @@ def device_under(device: Device, engine: EngineSpec) -> Device:
                 peaks[dtype] = max(peaks[dtype], peaks["int8"] / 2.0)
         accelerator = accelerator.model_copy(update={"peak_flops_per_s": peaks})
     measured = device.measured.at_rate(engine.kernels.measured) if device.measured else None
-    return replace(device, accelerator=accelerator, constants=_scaled(device, engine.kernels), measured=measured)
+    constants = _scaled(device, engine.kernels)
+    if engine.kernels.score_bytes:
+        # Scores in memory are computed for the whole step, masked afterwards: half a step's tokens too many a query.
+        square = {"tile_tokens": max(constants.prefill.tile_tokens, engine.max_num_batched_tokens / 2.0)}
+        constants = constants.model_copy(update={"prefill": constants.prefill.model_copy(update=square)})
+    if engine.kernels.kernel_clocks:
+        constants = _clocked(constants, engine.kernels, engine.kernels.kernel_clocks / accelerator.clock_hz)
+    return replace(device, accelerator=accelerator, constants=constants, measured=measured)
 
 
 @lru_cache(maxsize=1024)
@@ -59,7 +67,22 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
             ),
             "moe": _moe(c.moe, f),
             "moe_narrow": {dtype: _moe(one, f) for dtype, one in c.moe_narrow.items()},
-            "elementwise_launch_s": c.elementwise_launch_s * f.launch,
+            "elementwise_launch_s": c.elementwise_launch_s * f.launch * f.elementwise_kernels,
+            "habits": KernelHabits(**{name: getattr(f, name) for name in KernelHabits.model_fields}),
+        }
+    )
+
+
+def _clocked(c: KernelConstants, factors: KernelFactors, kernel_s: float) -> KernelConstants:
+    """The constants with one fixed time for every kernel."""
+    decode = {"launch_s": kernel_s * factors.decode_kernels}
+    return c.model_copy(
+        update={
+            "gemm": {dtype: one.model_copy(update={"launch_s": kernel_s}) for dtype, one in c.gemm.items()},
+            "decode": c.decode.model_copy(update=decode),
+            "latent": None if c.latent is None else c.latent.model_copy(update=decode),
+            "prefill": c.prefill.model_copy(update={"launch_s": kernel_s * factors.decode_kernels}),
+            "elementwise_launch_s": kernel_s * factors.elementwise_kernels,
         }
     )
 
@@ -95,8 +118,6 @@ def _gemm(constants: GemmConstants, factors: KernelFactors, dtype: str) -> GemmC
     return constants.model_copy(
         update={
             "compute_efficiency": _share(constants.compute_efficiency * factors.gemm_compute * narrow),
-            "expands_weights": factors.expands_weights,
-            "load_bytes_per_cycle": factors.load_bytes_per_cycle,
             "memory_efficiency": _share(constants.memory_efficiency * factors.gemm_memory),
             "launch_s": constants.launch_s * factors.launch,
             "latency_depth_s": constants.latency_depth_s * factors.launch,
@@ -109,11 +130,13 @@ def collective_under(constants: CollectiveConstants, engine: EngineSpec) -> Coll
     f = engine.kernels
     if f == _NONE:
         return constants
+    # How well kernels use a fabric says nothing of a bus, which binds by itself.
+    collective = 1.0 if constants.over_host else f.collective
     return constants.model_copy(
         update={
             "one_shot_s": constants.one_shot_s * f.launch,
             "ring_s": constants.ring_s * f.launch,
             "peer_s": constants.peer_s * f.launch,
-            "efficiency": _share(constants.efficiency * f.collective),
+            "efficiency": _share(constants.efficiency * collective),
         }
     )

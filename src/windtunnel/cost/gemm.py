@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from windtunnel.cost.device import Device, stored_bytes
+from windtunnel.cost.elementwise import loaded_seconds, streaming_seconds
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,12 +74,26 @@ def gemm_seconds(
         constants.blend,
     )
     seconds = body + constants.launch_s + constants.latency_depth_s * k / 1000.0
-    if constants.expands_weights and stored_bytes(weight_dtype) < stored_bytes(compute_dtype):
-        # A kernel of its own reads the narrow weights and writes wide ones, which the product reads.
-        moved = n * k * 2.0 * stored_bytes(compute_dtype)
-        expansion = moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
-        seconds = seconds + np.where(rows > EXPAND_ROWS, expansion, 0.0)
+    seconds = seconds + _preparation_seconds(rows, n, k, device, weight_dtype, compute_dtype)
     return np.where(rows > 0, seconds, 0.0)
+
+
+def _preparation_seconds(
+    rows: Floats, n: int | Floats, k: int | Floats, device: Device, weight_dtype: str, compute_dtype: str
+) -> Floats | float:
+    """Kernels of their own before and after a product, in engines that do not fuse them."""
+    habits, launch_s = device.constants.habits, device.constants.gemm_of(compute_dtype).launch_s
+    seconds: Floats | float = 0.0
+    if habits.expands_weights and stored_bytes(weight_dtype) < stored_bytes(compute_dtype):
+        # One reads the narrow weights and writes wide ones, which the product reads.
+        moved = n * k * 2.0 * stored_bytes(compute_dtype)
+        seconds = seconds + np.where(rows > EXPAND_ROWS, streaming_seconds(moved, device), 0.0)
+    if habits.converts:
+        # They read 32-bit inputs and write 16-bit ones, and the other way round for the results.
+        conversion = 2.0 * launch_s + streaming_seconds(rows * (k + n) * (4.0 + ACTIVATION_BYTES), device)
+        # On vector units one kernel prepares the input and the product writes 32 bits itself.
+        seconds = seconds + np.where(rows > VECTOR_ROWS, conversion, launch_s)
+    return seconds
 
 
 def compute_seconds(
@@ -87,7 +102,7 @@ def compute_seconds(
     """The compute side: the best tile and split, with wave quantisation."""
     constants = device.constants.gemm_of(compute_dtype)
     rate = constants.compute_efficiency * device.peak_flops_per_s(compute_dtype) / device.processors
-    if stored_bytes(weight_dtype) < stored_bytes(compute_dtype) and not constants.expands_weights:
+    if stored_bytes(weight_dtype) < stored_bytes(compute_dtype) and not device.constants.habits.expands_weights:
         rate *= WEIGHT_ONLY_RATE
     best = np.full(rows.shape, np.inf)
     for bm, bn, share in TILES:
@@ -110,11 +125,7 @@ def memory_seconds(
     operand = min(ACTIVATION_BYTES, stored_bytes(compute_dtype))
     moved = n * k * stored_bytes(weight_dtype) + rows * (k * operand + n * ACTIVATION_BYTES)
     seconds = moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
-    if not constants.load_bytes_per_cycle:
-        return seconds
-    # Little's law: loads in flight over their latency bound what a processor streams, however wide the memory.
-    most = constants.load_bytes_per_cycle * device.processors * device.accelerator.clock_hz
-    return np.where(rows <= VECTOR_ROWS, np.cbrt(seconds**3 + (moved / most) ** 3), seconds)
+    return np.where(rows <= VECTOR_ROWS, loaded_seconds(seconds, moved, device), seconds)
 
 
 def gemm_limit_seconds(

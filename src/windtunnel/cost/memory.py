@@ -24,7 +24,7 @@ from windtunnel.operators.drafting import fusion_inputs, head_values
 from windtunnel.operators.linear_attention import STATE_BYTES
 from windtunnel.operators.lora import adapter_values
 from windtunnel.operators.operator import ACTIVATION_BYTES
-from windtunnel.operators.shard import Shard, matrix_dtypes, plain_dtype, shard, stage_layers
+from windtunnel.operators.shard import Shard, end_dtypes, matrix_dtypes, plain_dtype, shard, stage_layers
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.drafter import drafter_of
 from windtunnel.specs.fields import DTYPE_BYTES
@@ -249,9 +249,10 @@ def weight_rows(model: ModelSpec, plan: PlanSpec, before: int, layers: int, firs
     ]
     if model.moe is not None and sparse:
         rows.append(_expert_row(model, plan, part, sparse))
-    ends = _end_values(model, part, first, last) * plain
+    end = DTYPE_BYTES[end_dtypes(plan)[0]]
+    ends = _end_values(model, part, first, last) * end
     rows.append(
-        MemoryRow("weights, embedding and head", ends, f"{part.vocab:,} of {model.vocab:,} rows at {plain:g} bytes")
+        MemoryRow("weights, embedding and head", ends, f"{part.vocab:,} of {model.vocab:,} rows at {end:g} bytes")
     )
     if model.latent is not None:
         a = model.latent

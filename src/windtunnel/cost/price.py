@@ -155,11 +155,19 @@ def _(operator: Matmul, device: Device, links: Links) -> Floats:
     if o.per_row:
         each = float(gemm_seconds(LARGE_ROWS, o.n * o.batch, o.k, device, *dtypes)) / LARGE_ROWS
         return np.asarray(o.m, dtype=np.float64) * each
+    if o.batch == 1:
+        return np.asarray(sum(gemm_seconds(o.m, n, o.k, device, *dtypes) for n in widths_of(o, device)))
     seconds = gemm_seconds(o.m, o.n * o.batch, o.k, device, *dtypes)
     # A batch of products is one product of all their columns, except that each has an input of its own.
     inputs = (o.batch - 1) * o.k * ACTIVATION_BYTES * np.asarray(o.m, dtype=np.float64)
     rate = device.constants.gemm_of(o.compute_dtype).memory_efficiency * device.bandwidth_bytes_per_s
     return seconds + inputs / rate
+
+
+def widths_of(operator: Matmul, device: Device) -> tuple[int, ...]:
+    """Columns of the products that the engine runs: one where it has fused the weights, or several."""
+    apart = operator.apart and device.constants.habits.apart
+    return operator.apart if apart else (operator.n,)
 
 
 @modelled_seconds.register

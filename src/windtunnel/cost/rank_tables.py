@@ -20,7 +20,7 @@ from windtunnel.cost.gemm import gemm_table
 from windtunnel.cost.measured.kernels import key_of
 from windtunnel.cost.measured.tail import tail_per_token_s
 from windtunnel.cost.padding import padded_tokens, padding
-from windtunnel.cost.price import Links, seconds_of
+from windtunnel.cost.price import Links, seconds_of, widths_of
 from windtunnel.cost.steps import launches_of
 from windtunnel.cost.surface import context_grid
 from windtunnel.operators.attention import DecodeAttention
@@ -80,7 +80,9 @@ class Rank:
         def one_s(one: Operator) -> Floats:
             shared = self.device.measured is None and self.plan.attention_data_parallel == 1
             if shared and isinstance(one, Matmul) and one.batch == 1:
-                return gemm_table(size, one.n, one.k, self.device, one.weight_dtype, one.compute_dtype)
+                dtypes = (one.weight_dtype, one.compute_dtype)
+                tables = (gemm_table(size, n, one.k, self.device, *dtypes) for n in widths_of(one, self.device))
+                return np.asarray(sum(tables))
             return seconds_of(one, self.device, joined)
 
         return _total(operators, one_s)

@@ -130,6 +130,7 @@ def _moved(device: Device, at: float) -> KernelConstants:
             },
             "elementwise_efficiency": c.elementwise_efficiency / simple,
             "elementwise_launch_s": c.elementwise_launch_s * simple,
+            "habits": c.habits.model_copy(update={"load_bytes_per_s": c.habits.load_bytes_per_s / simple}),
         }
     )
 
@@ -163,6 +164,5 @@ def _gemm(constants: GemmConstants, by: float) -> GemmConstants:
             "memory_efficiency": constants.memory_efficiency / by,
             "launch_s": constants.launch_s * by,
             "latency_depth_s": constants.latency_depth_s * by,
-            "load_bytes_per_cycle": constants.load_bytes_per_cycle / by,
         }
     )

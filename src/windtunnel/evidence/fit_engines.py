@@ -245,7 +245,10 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
         text, found = re.subn(rf"^{name}:.*$", line, text, flags=re.M)
         if not found:
             text = text.replace("sources:\n", f"{line}\nsources:\n", 1)
-    fixed = ("expands_weights", "narrow_sums", "score_bytes")
+    fixed = (
+        "expands_weights", "narrow_sums", "score_bytes", "kv_per_query_head", "converts", "elementwise_bytes",
+        "elementwise_kernels", "apart", "decode_kernels",
+    )  # fmt: skip
     held = yaml.safe_load(text).get("kernels") or {}
     fitted_kernels = any(name not in HOST for name in fitted.constants)
     kept = {name: value for name, value in held.items() if name in fixed or not fitted_kernels}

@@ -70,7 +70,7 @@ def _scenario(row: Row) -> Scenario:
         raise NotExpressedError(f"accelerator {row.text('system')!r} is not in the catalogue")
     if not model:
         raise NotExpressedError(f"model {row.text('model_path')!r} is not in the catalogue")
-    engine = engine_named(row.text("backend"), row.text("backend_version"), "agg")
+    engine = engine_named(row.text("backend"), row.text("backend_version"), "agg", accelerator[0])
     if not engine:
         raise NotExpressedError(f"no preset for engine {row.text('backend')!r}")
     concurrency = row.number("concurrency")

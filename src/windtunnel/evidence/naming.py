@@ -26,6 +26,7 @@ class NamedEngine(Spec):
     engine: str = Field(description="the engine's name begins with this")
     version: str = Field("", description="the version begins with this")
     mode: str = Field("", description="only in this mode")
+    architecture: str = Field("", description="only on accelerators of this architecture")
     preset: str
 
 
@@ -86,11 +87,13 @@ def dtype_named(label: str, default: Dtype | None = None) -> Dtype | None:
 
 
 @lru_cache(maxsize=4096)
-def engine_named(engine: str, version: str, mode: str) -> str:
-    """Preset of an engine and version in a mode, or an empty string when there is none."""
+def engine_named(engine: str, version: str, mode: str, accelerator: str) -> str:
+    """Preset of an engine and version in a mode on an accelerator, or an empty string when there is none."""
+    architecture = resolve("accelerators", accelerator).architecture
     for entry in dictionary().engines:
         begins = engine.casefold().startswith(entry.engine.casefold())
-        if begins and version.startswith(entry.version) and entry.mode in ("", mode):
+        fits = entry.mode in ("", mode) and entry.architecture in ("", architecture)
+        if begins and version.startswith(entry.version) and fits:
             return entry.preset if entry.preset in names("engines") else ""
     return ""
 

@@ -142,7 +142,7 @@ def _scenario(row: Row, assumed: list[str]) -> Scenario:
     model = model_named(row.text("model"))
     if not model:
         raise NotExpressedError(f"model {row.text('model')!r} is not in the catalogue")
-    engine = engine_named(row.text("engine"), row.text("engine_version"), row.text("mode"))
+    engine = engine_named(row.text("engine"), row.text("engine_version"), row.text("mode"), accelerator[0])
     if not engine:
         raise NotExpressedError(f"no preset for engine {row.text('engine')!r}")
     plan = plan_of(row, model, accelerator[0], assumed)

@@ -15,7 +15,7 @@ from windtunnel.operators.linear_attention import linear_decode, linear_prefill,
 from windtunnel.operators.matmul import matmul
 from windtunnel.operators.moe import experts
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
-from windtunnel.operators.shard import Shard, matrix_dtypes, plain_dtype, shard
+from windtunnel.operators.shard import Shard, end_dtypes, matrix_dtypes, plain_dtype, shard
 from windtunnel.operators.transfer import transfer
 from windtunnel.specs.fields import DTYPE_BYTES, Dtype
 from windtunnel.specs.model import LatentAttention, MixtureOfExperts, ModelSpec
@@ -128,7 +128,10 @@ def _projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) 
     q, kv = part.q_heads * model.head_dim, part.kv_heads * model.head_dim
     layers = model.attention_layers
     width = q * (2 if model.attention_gate else 1) + 2 * kv
-    found: list[Operator] = [matmul("qkv", "tokens", layers, tokens, width, model.hidden, stored, computed)]
+    apart = (width - 2 * kv, kv, kv)
+    found: list[Operator] = [
+        matmul("qkv", "tokens", layers, tokens, width, model.hidden, stored, computed, apart=apart)
+    ]
     if model.attention_gate:
         found.append(elementwise("attention gate", "tokens", layers, tokens, read=2 * q, written=q))
     if model.qk_norm:
@@ -184,8 +187,9 @@ def _mlp(
 ) -> list[Operator]:
     inputs = model.mlp_matrices - 1
     title = "gate and up" if model.gated_mlp else "up"
+    apart = (ffn,) * inputs if inputs > 1 else ()
     return [
-        matmul(f"{name} {title}", "tokens", layers, tokens, inputs * ffn, model.hidden, *dtypes),
+        matmul(f"{name} {title}", "tokens", layers, tokens, inputs * ffn, model.hidden, *dtypes, apart=apart),
         elementwise(f"{name} activation", "tokens", layers, tokens, read=inputs * ffn, written=ffn),
         matmul(f"{name} down", "tokens", layers, tokens, model.hidden, ffn, *dtypes),
     ]
@@ -379,13 +383,13 @@ def _expanded(
 def sample_operators(model: ModelSpec, plan: PlanSpec, sampled: Number) -> list[Operator]:
     """LM head over the sampled rows only, logits gathered from the ranks, and the choice of a token."""
     part = shard(model, plan)
-    plain = plain_dtype(plan)
+    dtypes = end_dtypes(plan)
     width = model.embedding_dim or model.hidden
     sampled = sampled / plan.attention_data_parallel
     found: list[Operator] = []
     if width != model.hidden:
-        found.append(matmul("embedding down", "sampled", 1, sampled, width, model.hidden, plain, plain))
-    found.append(matmul("lm head", "sampled", 1, sampled, part.vocab, width, plain, plain))
+        found.append(matmul("embedding down", "sampled", 1, sampled, width, model.hidden, *dtypes))
+    found.append(matmul("lm head", "sampled", 1, sampled, part.vocab, width, *dtypes))
     if part.ranks > 1:
         logits = part.vocab * part.ranks * ACTIVATION_BYTES * sampled
         found.append(collective("gather logits", "sampled", 1, logits, part.ranks, "all_gather"))

@@ -19,6 +19,8 @@ class Matmul(Operator):
         batch: products in the kernel (one per head in absorbed latent attention).
         weight_dtype: format of the stored weights.
         compute_dtype: format in which the matrix units multiply.
+        apart: columns of the products that an engine without fused weights runs one by one (q, k and v; gate and up);
+            empty for a single product.
         per_row: priced at the rate of a large product, so that cost is a line in m. For products
             whose rows are not the step's tokens (context of a chunked latent prefill).
     """
@@ -29,6 +31,7 @@ class Matmul(Operator):
     batch: int = 1
     weight_dtype: Dtype = "bf16"
     compute_dtype: Dtype = "bf16"
+    apart: tuple[int, ...] = ()
     per_row: bool = False
 
 
@@ -43,6 +46,7 @@ def matmul(
     compute_dtype: Dtype = "bf16",
     *,
     batch: int = 1,
+    apart: tuple[int, ...] = (),
     per_row: bool = False,
 ) -> Matmul:
     """The product with its work: 2 m n k FLOPs, the weights read once, activations in and out."""
@@ -61,5 +65,6 @@ def matmul(
         batch=batch,
         weight_dtype=weight_dtype,
         compute_dtype=compute_dtype,
+        apart=apart,
         per_row=per_row,
     )

@@ -88,5 +88,12 @@ def matrix_dtypes(model: ModelSpec, plan: PlanSpec, routed: bool) -> tuple[Dtype
 
 
 def plain_dtype(plan: PlanSpec) -> Dtype:
-    """Format of what is never quantised: embedding, LM head, router, norms, biases."""
+    """Format of what is not quantised: router, norms, biases, and most often embedding and head."""
     return plan.weight_dtype if plan.weight_dtype in ("fp32", "tf32", "fp16") else "bf16"
+
+
+def end_dtypes(plan: PlanSpec) -> tuple[Dtype, Dtype]:
+    """(stored, computed) formats of embedding and LM head: 16 bits, but a GGUF file quantises them like the rest."""
+    if plan.weight_dtype == "q4_k_m":
+        return plan.weight_dtype, plan.matmul_dtype
+    return plain_dtype(plan), plain_dtype(plan)

@@ -39,8 +39,32 @@ class KernelFactors(Spec):
     expands_weights: bool = Field(
         False, description="whether narrow weights are expanded in memory before products of many rows"
     )
-    load_bytes_per_cycle: float = Field(
-        0.0, ge=0, description="bytes per clock that a processor can have loaded in products of a few rows; 0: no limit"
+    load_bytes_per_s: float = Field(
+        0.0,
+        ge=0,
+        description="bytes per second that a processor can have loaded (loads in flight over their latency) in "
+        "elementwise kernels, products of a few rows and `kv_per_query_head`; 0: no limit",
+    )
+    kv_per_query_head: bool = Field(
+        False,
+        description="whether decode attention reads keys and values once per query head (at `load_bytes_per_s`)",
+    )
+    apart: bool = Field(False, description="whether q, k and v, and gate and up, are products of their own")
+    kernel_clocks: float = Field(
+        0.0,
+        ge=0,
+        description="clocks of the processor that every kernel takes at least, instead of the fixed times of the "
+        "device's constants, for kernels that are chains of dependent instructions; 0: those",
+    )
+    decode_kernels: int = Field(1, ge=1, description="kernels of a layer's decode attention, with `kernel_clocks`")
+    converts: bool = Field(
+        False, description="whether activations are kept in 32 bits, so that products convert inputs and results"
+    )
+    elementwise_bytes: float = Field(
+        1.0, gt=0, description="bytes that norms, activations and the like move, relative to fused kernels in 16 bits"
+    )
+    elementwise_kernels: float = Field(
+        1.0, gt=0, description="kernels of norms, activations and the like, relative to fused ones"
     )
     score_bytes: float = Field(
         0.0, ge=0, description="bytes through memory per head and query-key pair of a prompt; 0 for fused attention"
