@@ -136,6 +136,8 @@ def memory_need(deployment: DeploymentSpec, request_tokens: float = 0.0) -> Memo
         request_tokens: length of a typical request at its end, for which windowed layers are
             counted; 0 counts them in full.
     """
+    if not deployment.engine.frees_windows:
+        request_tokens = 0.0
     needs = [_stage_need(deployment, stage, request_tokens) for stage in range(deployment.plan.pipeline_parallel)]
     drafter = drafter_of(deployment) if deployment.drafter_accelerators else None
     if drafter is not None:  # on accelerators of its own, which hold the same requests

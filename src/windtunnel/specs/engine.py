@@ -92,6 +92,11 @@ class EngineSpec(Spec):
         description="whether blocks of sliding-window layers are followed one by one (slower), rather than counted "
         "by a typical request's length; without prefix caching and pipeline stages",
     )
+    frees_windows: bool = Field(
+        True,
+        description="whether layers with a sliding window give back the blocks that it has left; otherwise every layer "
+        "keeps the keys and values of all tokens",
+    )
     eviction: Literal["lru", "lfu", "belady", "learned"] = Field(
         "lru", description="which cached blocks make room; belady knows the workload and bounds the others"
     )
