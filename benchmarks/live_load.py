@@ -1,7 +1,9 @@
-"""Can the client keep up? 500 requests/s with about 2,000 open streams against a stub in another process.
+"""Can the client keep up? 500 requests/s with more than 2,000 open streams against a stub in another process.
 
-The stub notes when it writes each token; the client notes when it reads it. Both use the machine's monotonic
-clock, so the difference is the error of the client's timestamps (the kernel's delivery included).
+The stub notes the moments before and after it writes each token; the client says when the token came. All are of the
+machine's monotonic clock. A token that crosses the loopback comes between the two moments, unless the kernel puts off
+its delivery, so that what a stamp is late after the second is the client's (or the kernel's) error, what it is early
+before the first is an error too, and what lies between the two is the stub's share: it was writing.
 """
 
 from __future__ import annotations
@@ -11,22 +13,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from windtunnel.live.bench import Bench, bench
 from windtunnel.live.endpoint import Endpoint
+from windtunnel.live.measurement import Measurement
 from windtunnel.workload.table import request_table
 
-RATE_PER_S, REQUESTS, TOKENS, GAP_S = 500.0, 5000, 8, 0.5
+RATE_PER_S, REQUESTS, TOKENS, GAP_S = 500.0, 6000, 9, 0.5
+Floats = npt.NDArray[np.float64]
 
 SERVER = """
-import sys, json
+import gc, sys, json
 from live.stub import Behaviour, running
+gc.freeze()
+gc.disable()  # its pauses would be the stub's
 with running(Behaviour(gap_s=float(sys.argv[1]))) as stub:
     print(stub.port, flush=True)
     sys.stdin.readline()
-    print(json.dumps(stub.token_s), flush=True)
+    print(json.dumps(stub.moments), flush=True)
 """
 
 
@@ -46,18 +54,34 @@ def main() -> None:
     cpu_s = time.process_time() - start
     server.stdin.write("\n")
     server.stdin.flush()
-    written = {int(length): moments for length, moments in json.loads(server.stdout.readline())}
+    noted = {int(length): rest for length, *rest in json.loads(server.stdout.readline())}
     server.wait(10)
-    origin = float(measured.meta["clock_s"])
-    error_s = measured.token_s + origin - np.concatenate([written[int(length)] for length in measured.prompt_tokens])
-    open_streams = [
-        int(((measured.sent_s <= at) & (measured.finish_s > at)).sum()) for at in np.linspace(3, arrivals[-1], 20)
-    ]
-    lag_ms, error_ms = 1e3 * measured.lag_s, 1e3 * error_s
+    report(measured, noted, arrivals, cpu_s)
+
+
+def report(measured: Measurement, noted: dict[int, list[Any]], arrivals: Floats, cpu_s: float) -> None:
+    """Print what was reached, the client's share and the stub's apart."""
+    origin_s = float(measured.meta["clock_s"])
+    rows = [noted[int(length)] for length in measured.prompt_tokens]
+    read_s = np.array([row[0] for row in rows]) - origin_s
+    before_s, after_s = (np.concatenate([row[i] for row in rows]) - origin_s for i in (1, 2))
+    full = np.linspace(TOKENS * GAP_S + 0.5, arrivals[-1], 40)
+    open_streams = [int(((measured.sent_s <= at) & (measured.finish_s > at)).sum()) for at in full]
     print(f"{measured.ok.sum():,} of {REQUESTS:,} answered; {np.mean(open_streams):,.0f} streams open on average")
     print(f"client: {cpu_s:.1f} s of processor in {measured.duration_s:.1f} s")
-    print(f"sent late by    p50 {np.quantile(lag_ms, 0.5):.2f}  p99 {np.quantile(lag_ms, 0.99):.2f} ms")
-    print(f"timestamp error p50 {np.quantile(error_ms, 0.5):.2f}  p99 {np.quantile(error_ms, 0.99):.2f} ms")
+    show("sent late by", measured.lag_s)
+    show("read by stub after", read_s - measured.sent_s)
+    show("stub: a write takes", after_s - before_s)
+    show("stamp after write began", measured.token_s - before_s)
+    late_s = measured.token_s - after_s
+    early_s = before_s - measured.token_s
+    show("stamp error", np.maximum(np.maximum(late_s, early_s), 0.0))
+
+
+def show(what: str, seconds: Floats) -> None:
+    """One line of quantiles, milliseconds."""
+    at = np.quantile(seconds, [0.0, 0.5, 0.99, 0.999, 1.0]) * 1e3
+    print(f"{what:26} p50 {at[1]:.3f}  p99 {at[2]:.3f}  p99.9 {at[3]:.3f}  min {at[0]:.3f}  max {at[4]:.3f} ms")
 
 
 if __name__ == "__main__":
