@@ -99,7 +99,8 @@ def pricing_of(
     """
     device = device_at(device_under(device_of(deployment.accelerator), deployment.engine), at)
     if kernels:
-        device = replace(device, measured=kernels.at_rate(deployment.engine.kernels.measured))
+        measured = kernels.at_rate(deployment.engine.kernels.measured).leaning(at)
+        device = replace(device, measured=measured)
     return device, links_of(deployment, at)
 
 

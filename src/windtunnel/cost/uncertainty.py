@@ -12,7 +12,8 @@ included, which no percentage on the result could.
 
 Devices of which no kernel was measured take the residuals that measured devices have under the constants
 of another architecture (`catalogue/calibration/across-devices.yaml`). Times of the engine and elementwise
-kernels have no table; their bands are assumed there. Operators priced from measured tables do not move.
+kernels have no table; their bands are assumed there. Operators priced from measured tables lean the same way by the
+spread of their timings, where the profile recorded it (`MeasuredKernels.leaning`), and do not move otherwise.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def reach(device: Device) -> float:
 
 def device_at(device: Device, at: float) -> Device:
     """The device with every kernel's time moved to `at` of its class's band; 0 is the device itself."""
-    return replace(device, constants=_moved(device, at)) if at else device
+    if not at:
+        return device
+    measured = device.measured.leaning(at) if device.measured else None
+    return replace(device, constants=_moved(device, at), measured=measured)
 
 
 def collective_at(constants: CollectiveConstants, device: Device, at: float) -> CollectiveConstants:
