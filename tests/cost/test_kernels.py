@@ -107,10 +107,10 @@ def test_latent_decode_costs_less_than_keys_and_values_of_all_heads() -> None:
 
 @given(devices)
 def test_prefill_pairs_take_at_least_their_arithmetic(device: Device) -> None:
-    _, _, pair, _ = attention.prefill_attention_coefficients(
+    line = attention.prefill_attention_line(
         q_heads=32, kv_heads=8, head_dim=128, v_head_dim=128, kv_bytes=2, device=device
     )
-    assert pair >= 4 * 32 * 128 / device.peak_flops_per_s("bf16")
+    assert line.pair >= 4 * 32 * 128 / device.peak_flops_per_s("bf16")
 
 
 @given(st.integers(1, 8192), st.sampled_from([(8, 2), (64, 6), (256, 8)]))

@@ -41,12 +41,28 @@ class DecodeConstants(Spec):
 
 
 class PrefillConstants(Spec):
-    """Prefill attention (FlashAttention-like tiling)."""
+    """Prefill attention (FlashAttention-like tiling; `cost/attention.py` says what each term does)."""
 
-    compute_efficiency: float = Field(gt=0, le=1, description="share of the matrix peak that long prompts reach")
+    compute_efficiency: float = Field(
+        gt=0, le=1, description="share of the matrix peak that long prompts of wide heads reach"
+    )
     launch_s: Seconds = Field(ge=0, description="fixed time of a call")
-    tile_tokens: float = Field(ge=0, description="query-key pairs wasted per query at tile edges, in tokens")
-    stream_passes: float = Field(0.0, ge=0, description="times queries and outputs cross memory beyond what is hidden")
+    tile_tokens: float = Field(ge=0, description="query-key pairs wasted per query at the causal edge, in tokens")
+    score_cycles: float = Field(
+        0.0,
+        ge=0,
+        description="clocks of a processor per head and query-key pair for the softmax, whatever the head's width",
+    )
+    tile_cycles: float = Field(
+        0.0, ge=0, description="clocks of a processor to begin and end a tile of a head's queries"
+    )
+    prompt_cycles: float = Field(
+        0.0, ge=0, description="the same for the tile of each prompt and head that is only partly filled"
+    )
+    tail_share: float = Field(
+        0.0, ge=0, description="share of the time of the longest tile in which other processors have nothing to do"
+    )
+    kv_passes: float = Field(0.0, ge=0, description="times a prompt's new keys and values cross memory to be cached")
     score_bytes: float = Field(
         0.0, ge=0, description="bytes through memory per head and query-key pair, where scores do not stay on the chip"
     )

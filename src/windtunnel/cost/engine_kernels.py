@@ -15,12 +15,15 @@ from windtunnel.cost.constants import (
     GemmConstants,
     KernelConstants,
     MoeConstants,
+    PrefillConstants,
 )
 from windtunnel.cost.device import Device
 from windtunnel.specs.engine import EngineSpec, KernelFactors
 from windtunnel.specs.fields import DTYPE_BYTES
 
 _NONE = KernelFactors()
+PREFILL_CYCLES = ("score_cycles", "tile_cycles", "prompt_cycles")
+"""What prefill attention takes beside its matrix products; a faster kernel has less of it, too."""
 
 
 def device_under(device: Device, engine: EngineSpec) -> Device:
@@ -50,13 +53,7 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
             "gemm": {dtype: _gemm(one, f, dtype) for dtype, one in c.gemm.items()},
             "decode": _decode(c.decode, f),
             "latent": None if c.latent is None else _decode(c.latent, f),
-            "prefill": c.prefill.model_copy(
-                update={
-                    "compute_efficiency": _share(c.prefill.compute_efficiency * f.prefill_attention),
-                    "launch_s": c.prefill.launch_s * f.launch,
-                    "score_bytes": f.score_bytes,
-                }
-            ),
+            "prefill": _prefill(c.prefill, f),
             "moe": _moe(c.moe, f),
             "moe_narrow": {dtype: _moe(one, f) for dtype, one in c.moe_narrow.items()},
             "elementwise_launch_s": c.elementwise_launch_s * f.launch,
@@ -75,6 +72,18 @@ def _decode(constants: DecodeConstants, factors: KernelFactors) -> DecodeConstan
             "memory_efficiency": _share(constants.memory_efficiency * factors.decode_attention),
             "compute_efficiency": _share(constants.compute_efficiency * factors.decode_attention),
             "launch_s": constants.launch_s * factors.launch,
+        }
+    )
+
+
+def _prefill(constants: PrefillConstants, factors: KernelFactors) -> PrefillConstants:
+    cycles = {name: getattr(constants, name) / factors.prefill_attention for name in PREFILL_CYCLES}
+    return constants.model_copy(
+        update={
+            **cycles,
+            "compute_efficiency": _share(constants.compute_efficiency * factors.prefill_attention),
+            "launch_s": constants.launch_s * factors.launch,
+            "score_bytes": factors.score_bytes,
         }
     )
 

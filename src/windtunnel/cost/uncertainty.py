@@ -123,7 +123,10 @@ def _moved(device: Device, at: float) -> KernelConstants:
                 update={
                     "compute_efficiency": c.prefill.compute_efficiency / prefill,
                     "launch_s": c.prefill.launch_s * prefill,
-                    "stream_passes": c.prefill.stream_passes * prefill,
+                    "score_cycles": c.prefill.score_cycles * prefill,
+                    "tile_cycles": c.prefill.tile_cycles * prefill,
+                    "prompt_cycles": c.prefill.prompt_cycles * prefill,
+                    "kv_passes": c.prefill.kv_passes * prefill,
                     "score_bytes": c.prefill.score_bytes * prefill,
                 }
             ),

@@ -150,6 +150,11 @@ def fit_decode(columns: Columns, device: Device) -> Fit:
     return regress(predict, measured, [0.8, 0.4, 6, 2, 2], [0.2, 0.02, 0.5, 0, 0.8], [1, 1, 60, 80, 10])
 
 
+def with_decode(device: Device, found: Fit | None) -> Device:
+    """The device with fitted decode constants, whose share of the bandwidth prefill reads the cache at."""
+    return device if found is None else _with(device, decode=decode_constants(np.asarray(found.values)))
+
+
 LATENT, ROPE = 512, 64
 """Widths of the measured latent cache, DeepSeek's."""
 
@@ -179,29 +184,40 @@ def prefill_constants(x: Floats) -> PrefillConstants:
     return PrefillConstants(
         compute_efficiency=min(float(x[0]), 1.0),
         launch_s=float(x[1]) * 1e-6,
-        tile_tokens=float(x[2]),
-        stream_passes=float(x[3]),
+        tile_tokens=attention.PREFILL_TILE / 2.0,
+        score_cycles=float(x[2]),
+        tile_cycles=float(x[3]) * 1e3,
+        prompt_cycles=float(x[4]) * 1e3,
+        tail_share=float(x[5]),
+        kv_passes=float(x[6]),
     )
 
 
 def fit_prefill(columns: Columns, device: Device) -> Fit:
-    """Prefill attention: batch_size prompts of isl new tokens after `step` cached ones."""
-    batch, isl, step, heads, kv, dim = (
-        columns[name].astype(np.float64)
-        for name in ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+    """Prefill attention: batch_size prompts of isl new tokens after `step` cached ones.
+
+    Prompts of one token are left out: engines run them as decoding requests, by other kernels.
+    """
+    batch, isl, step, heads, kv, dim, latency = (
+        columns[name].astype(np.float64)[columns["isl"] > 1]
+        for name in ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "latency")
     )
     kv = np.where(kv > 0, kv, heads)
     tokens, pairs, context = batch * isl, batch * (isl * step + isl * (isl + 1) / 2), batch * (isl + step)
-    measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
-        trial = _with(device, prefill=prefill_constants(x))
-        call, token, pair, read = attention.prefill_attention_coefficients(
-            q_heads=heads[rows], kv_heads=kv[rows], head_dim=dim[rows], v_head_dim=dim[rows], kv_bytes=2.0, device=trial
+        line = attention.prefill_attention_line(
+            q_heads=heads[rows],
+            kv_heads=kv[rows],
+            head_dim=dim[rows],
+            v_head_dim=dim[rows],
+            kv_bytes=2.0,
+            device=_with(device, prefill=prefill_constants(x)),
         )
-        return call + token * tokens[rows] + pair * pairs[rows] + read * context[rows]
+        return line.seconds(batch[rows], tokens[rows], pairs[rows], context[rows], (isl + step)[rows])
 
-    return regress(predict, measured, [0.6, 6, 64, 1], [0.05, 0.5, 0, 0], [1, 100, 1000, 8])
+    low, high = [0.05, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 100.0, 1.0, 50.0, 50.0, 10.0, 20.0]
+    return regress(predict, latency * 1e-3, [0.65, 8.0, 0.1, 3.0, 4.0, 0.5, 3.0], low, high)
 
 
 def moe_constants(x: Floats) -> MoeConstants:

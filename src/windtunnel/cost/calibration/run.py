@@ -113,7 +113,7 @@ def _fit_attention(device: Device, read: Callable[..., Table | None], result: Ca
         result.take("latent", found, table, _values(fit.decode_constants(found.values)))  # type: ignore[arg-type]
     table = read("attention", "context_attention_perf.parquet", ATTENTION_BACKENDS, common)
     if table is not None:
-        found = fit.fit_prefill(table.columns, device)
+        found = fit.fit_prefill(table.columns, fit.with_decode(device, result.fits.get("decode")))
         result.take("prefill", found, table, _values(fit.prefill_constants(found.values)))  # type: ignore[arg-type]
 
 
