@@ -38,7 +38,8 @@ with running(Behaviour(gap_s=float(sys.argv[1]))) as stub:
 """
 
 
-def main() -> None:
+def measure(requests: int = REQUESTS) -> tuple[Measurement, dict[int, list[Any]], float]:
+    """Run the load: what the client measured, what the stub noted by prompt length, and processor seconds."""
     tests = Path(__file__).parent.parent / "tests"
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(GAP_S)], cwd=tests, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -46,36 +47,46 @@ def main() -> None:
     assert server.stdin is not None
     assert server.stdout is not None
     port = int(server.stdout.readline())
-    arrivals = np.cumsum(np.random.default_rng(0).exponential(1 / RATE_PER_S, REQUESTS))
+    arrivals = np.cumsum(np.random.default_rng(0).exponential(1 / RATE_PER_S, requests))
     # Every request has another length of prompt, by which its record is found again.
-    table = request_table(arrivals, 1 + np.arange(REQUESTS) % REQUESTS, np.full(REQUESTS, TOKENS))
+    table = request_table(arrivals, 1 + np.arange(requests), np.full(requests, TOKENS))
     start = time.process_time()
     measured = bench(Bench(table, Endpoint(f"http://127.0.0.1:{port}"), warmup=0))
     cpu_s = time.process_time() - start
-    server.stdin.write("\n")
-    server.stdin.flush()
-    noted = {int(length): rest for length, *rest in json.loads(server.stdout.readline())}
-    server.wait(10)
-    report(measured, noted, arrivals, cpu_s)
+    noted, _ = server.communicate("\n", timeout=60)
+    return measured, {int(length): rest for length, *rest in json.loads(noted)}, cpu_s
 
 
-def report(measured: Measurement, noted: dict[int, list[Any]], arrivals: Floats, cpu_s: float) -> None:
-    """Print what was reached, the client's share and the stub's apart."""
-    origin_s = float(measured.meta["clock_s"])
+def writing_s(measured: Measurement, noted: dict[int, list[Any]]) -> tuple[Floats, Floats]:
+    """The moments before and after each token's writing, on the measurement's clock."""
     rows = [noted[int(length)] for length in measured.prompt_tokens]
-    read_s = np.array([row[0] for row in rows]) - origin_s
-    before_s, after_s = (np.concatenate([row[i] for row in rows]) - origin_s for i in (1, 2))
-    full = np.linspace(TOKENS * GAP_S + 0.5, arrivals[-1], 40)
-    open_streams = [int(((measured.sent_s <= at) & (measured.finish_s > at)).sum()) for at in full]
-    print(f"{measured.ok.sum():,} of {REQUESTS:,} answered; {np.mean(open_streams):,.0f} streams open on average")
+    before_s, after_s = (np.concatenate([row[i] for row in rows]) - float(measured.meta["clock_s"]) for i in (1, 2))
+    return before_s, after_s
+
+
+def stamp_error_s(measured: Measurement, noted: dict[int, list[Any]]) -> Floats:
+    """How far each token's stamp lies outside of its writing."""
+    before_s, after_s = writing_s(measured, noted)
+    return np.maximum(np.maximum(measured.token_s - after_s, before_s - measured.token_s), 0.0)
+
+
+def open_streams(measured: Measurement) -> float:
+    """Streams open at a time, the mean after the first requests have ended."""
+    moments = np.linspace(TOKENS * GAP_S + 0.5, measured.due_s.max(), 40)
+    return float(np.mean([((measured.sent_s <= at) & (measured.finish_s > at)).sum() for at in moments]))
+
+
+def main() -> None:
+    measured, noted, cpu_s = measure()
+    before_s, after_s = writing_s(measured, noted)
+    read_s = np.array([noted[int(length)][0] for length in measured.prompt_tokens]) - float(measured.meta["clock_s"])
+    print(f"{measured.ok.sum():,} of {REQUESTS:,} answered; {open_streams(measured):,.0f} streams open on average")
     print(f"client: {cpu_s:.1f} s of processor in {measured.duration_s:.1f} s")
     show("sent late by", measured.lag_s)
     show("read by stub after", read_s - measured.sent_s)
     show("stub: a write takes", after_s - before_s)
     show("stamp after write began", measured.token_s - before_s)
-    late_s = measured.token_s - after_s
-    early_s = before_s - measured.token_s
-    show("stamp error", np.maximum(np.maximum(late_s, early_s), 0.0))
+    show("stamp error", stamp_error_s(measured, noted))
 
 
 def show(what: str, seconds: Floats) -> None:
