@@ -21,6 +21,16 @@ class GemmConstants(Spec):
     latency_depth_s: Seconds = Field(
         0.0, ge=0, description="time per 1,000 of reduction depth that no parallelism hides"
     )
+    tiles_by_rows: bool = Field(
+        False, description="whether kernels fix their tile by the rows alone, as CUTLASS kernels for 8 bits do"
+    )
+    splits_depth: bool = Field(True, description="whether kernels may split the reduction over idle processors")
+    idle_gain: float = Field(
+        0.0, ge=0, le=1, description="how much faster a processor runs while the others idle: clock, shared cache"
+    )
+    quantise_passes: float = Field(
+        0.0, ge=0, description="times over memory of turning 16-bit activations into the format, beyond what is hidden"
+    )
     load_bytes_per_cycle: float = Field(
         0.0, ge=0, description="bytes per clock that a processor can have loaded in products of a few rows; 0: no limit"
     )
@@ -86,10 +96,18 @@ class CollectiveConstants(Spec):
     peer_s: Seconds = Field(ge=0, description="added per peer")
     ring_s: Seconds = Field(ge=0, description="fixed time of the bandwidth-bound algorithm")
     efficiency: float = Field(gt=0, le=1, description="share of the link rate that large messages reach")
+    own_share: float = Field(
+        1.0, gt=0, le=1, description="share of that rate that the engine's own one-shot kernel reaches with few blocks"
+    )
     contention: float = Field(
         0.0, ge=0, description="the share falls with (2 / ranks) to this power: a bus that is shared"
     )
     over_host: bool = Field(False, description="fitted on cards that talk over the host's bus")
+    near_ranks: int = Field(
+        0, ge=0, description="ranks of one host (a tray of a rack), whose memory an engine's own kernels map; 0: all"
+    )
+    switch_s: Seconds = Field(0.0, ge=0, description="fixed time beyond one host of a reduction in the switch")
+    hop_s: Seconds = Field(0.0, ge=0, description="time per hop of the library's ring, which takes over above that")
 
 
 class KernelConstants(Spec):

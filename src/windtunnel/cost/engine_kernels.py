@@ -109,6 +109,7 @@ def _gemm(constants: GemmConstants, factors: KernelFactors, dtype: str) -> GemmC
             "memory_efficiency": _share(constants.memory_efficiency * factors.gemm_memory),
             "launch_s": constants.launch_s * factors.launch,
             "latency_depth_s": constants.latency_depth_s * factors.launch,
+            "quantise_passes": constants.quantise_passes / factors.gemm_memory,
         }
     )
 
@@ -123,6 +124,8 @@ def collective_under(constants: CollectiveConstants, engine: EngineSpec) -> Coll
             "one_shot_s": constants.one_shot_s * f.launch,
             "ring_s": constants.ring_s * f.launch,
             "peer_s": constants.peer_s * f.launch,
+            "switch_s": constants.switch_s * f.launch,
+            "hop_s": constants.hop_s * f.launch,
             "efficiency": _share(constants.efficiency * f.collective),
         }
     )

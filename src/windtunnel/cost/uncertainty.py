@@ -94,6 +94,8 @@ def collective_at(constants: CollectiveConstants, device: Device, at: float) -> 
             "one_shot_s": constants.one_shot_s * by,
             "peer_s": constants.peer_s * by,
             "ring_s": constants.ring_s * by,
+            "switch_s": constants.switch_s * by,
+            "hop_s": constants.hop_s * by,
             "efficiency": constants.efficiency / by,
         }
     )
@@ -170,6 +172,7 @@ def _gemm(constants: GemmConstants, by: float) -> GemmConstants:
             "memory_efficiency": constants.memory_efficiency / by,
             "launch_s": constants.launch_s * by,
             "latency_depth_s": constants.latency_depth_s * by,
+            "quantise_passes": constants.quantise_passes * by,
             "load_bytes_per_cycle": constants.load_bytes_per_cycle / by,
         }
     )

@@ -24,7 +24,8 @@ from windtunnel.cost.constants import (
     MoeConstants,
     PrefillConstants,
 )
-from windtunnel.cost.device import Device
+from windtunnel.cost.device import Device, stored_bytes
+from windtunnel.cost.gemm import ACTIVATION_BYTES
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,6 +41,7 @@ class Fit:
         interval: 10 % and 90 % quantiles there of measured over predicted.
         predict: seconds of some rows on this device under any constants.
         measured_s: seconds of all rows.
+        form: what the constants mean where an operator class has several vectors of them.
     """
 
     values: tuple[float, ...]
@@ -50,6 +52,7 @@ class Fit:
     interval: tuple[float, float]
     predict: Callable[[Floats, npt.NDArray[np.int64]], Floats]
     measured_s: Floats
+    form: str = ""
 
 
 def regress(
@@ -59,6 +62,7 @@ def regress(
     low: list[float],
     high: list[float],
     train_rows: int = 2500,
+    form: str = "",
 ) -> Fit:
     """Fit `predict(constants, rows)` to measured seconds; errors on the held-out rows."""
     from scipy.optimize import least_squares
@@ -80,6 +84,7 @@ def regress(
         interval=(float(np.quantile(1.0 / ratio, 0.1)), float(np.quantile(1.0 / ratio, 0.9))),
         predict=predict,
         measured_s=measured_s,
+        form=form,
     )
 
 
@@ -88,8 +93,9 @@ def _with(device: Device, **constants: object) -> Device:
     return Device(device.accelerator, changed, device.provenance)
 
 
-def gemm_constants(x: Floats) -> GemmConstants:
-    """Constants from the regression's vector."""
+def gemm_constants(x: Floats, by_rows: bool = False) -> GemmConstants:
+    """Constants from the regression's vector: seven, and three more where kernels are for narrow formats."""
+    more = {} if len(x) == 7 else {"idle_gain": float(x[7]), "quantise_passes": float(x[8])}
     return GemmConstants(
         compute_efficiency=min(float(x[0]), 1.0),
         memory_efficiency=min(float(x[1]), 1.0),
@@ -98,21 +104,29 @@ def gemm_constants(x: Floats) -> GemmConstants:
         blend=float(x[4]),
         latency_depth_s=float(x[5]) * 1e-6,
         wave_sharing=float(x[6]),
+        tiles_by_rows=by_rows,
+        splits_depth=not by_rows,
+        **more,
     )
 
 
-def fit_gemm(columns: Columns, device: Device, dtype: str) -> Fit:
-    """Dense products: m, n, k, latency in milliseconds."""
+def fit_gemm(columns: Columns, device: Device, dtype: str, by_rows: bool = False) -> Fit:
+    """Dense products: m, n, k, latency in milliseconds; in narrow formats with the activations' quantisation.
+
+    `by_rows` says that the kernels fix their tile by the rows alone and never split the reduction.
+    """
     m, n, k = (columns[name].astype(np.float64) for name in "mnk")
     measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
-        trial = _with(device, gemm={dtype: gemm_constants(x)})
+        trial = _with(device, gemm={dtype: gemm_constants(x, by_rows)})
         return gemm.gemm_seconds(m[rows], n[rows], k[rows], trial, dtype, dtype)
 
-    return regress(
-        predict, measured, [0.75, 0.8, 3, 2, 3, 0.5, 0.5], [0.1, 0.2, 0.1, 0, 0.8, 0, 0], [1, 1, 60, 30, 12, 10, 1]
-    )
+    start, low = [0.75, 0.8, 3.0, 2.0, 3.0, 0.5, 0.5], [0.1, 0.2, 0.1, 0.0, 0.8, 0.0, 0.0]
+    high = [1.0, 1.0, 60.0, 30.0, 12.0, 10.0, 1.0]
+    if stored_bytes(dtype) < ACTIVATION_BYTES:
+        start, low, high = [*start, 0.2, 1.5], [*low, 0.0, 0.0], [*high, 1.0, 10.0]
+    return regress(predict, measured, start, low, high)
 
 
 def decode_constants(x: Floats) -> DecodeConstants:
@@ -258,36 +272,50 @@ def fit_moe(columns: Columns, device: Device, weight_dtype: str, compute_dtype: 
     return regress(predict, measured, [0.5, 0.7, 30, 64, 3, 0.5], low, high)
 
 
-def collective_constants(x: Floats) -> CollectiveConstants:
-    """Constants from the regression's vector."""
-    return CollectiveConstants(
-        one_shot_s=float(x[0]) * 1e-6,
-        peer_s=float(x[1]) * 1e-6,
-        ring_s=float(x[2]) * 1e-6,
-        efficiency=min(float(x[3]), 1.0),
-        contention=float(x[4]) if len(x) > 4 else 0.0,
-        over_host=len(x) > 4,
-    )
+TRAY_RANKS = 4
+"""GPUs of a host in GB200 and GB300 NVL72 racks (NVIDIA's datasheets: a compute tray)."""
+FABRIC, RACK, OVER_HOST = "fabric", "rack", "over host"
+"""Ways that the ranks of a node are joined: one fabric, one fabric over several hosts, the host's bus."""
 
 
-def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float, over_host: bool = False) -> Fit:
+def collective_constants(x: Floats, form: str = FABRIC) -> CollectiveConstants:
+    """Constants from the regression's vector: four, and what the way the ranks are joined adds."""
+    common = {
+        "one_shot_s": float(x[0]) * 1e-6,
+        "peer_s": float(x[1]) * 1e-6,
+        "ring_s": float(x[2]) * 1e-6,
+        "efficiency": min(float(x[3]), 1.0),
+    }
+    if form == OVER_HOST:
+        return CollectiveConstants(**common, contention=float(x[4]), over_host=True)
+    common["own_share"] = min(float(x[4]), 1.0)
+    if form == RACK:
+        beyond = {"switch_s": float(x[5]) * 1e-6, "hop_s": float(x[6]) * 1e-6}
+        return CollectiveConstants(**common, near_ranks=TRAY_RANKS, **beyond)
+    return CollectiveConstants(**common)
+
+
+def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float, form: str = FABRIC) -> Fit:
     """All-reduce inside a node: message_size in values of two bytes, ranks, latency in milliseconds.
 
-    Over the host's bus the share of the rate may fall with the number of cards.
+    Over the host's bus the share of the rate may fall with the number of cards; in a rack of hosts that share a
+    fabric other algorithms serve the ranks of several.
     """
     size = columns["message_size"].astype(np.float64) * 2.0
     ranks = columns["num_gpus"].astype(np.int64)
     measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
-        link = Link("", rate_bytes_per_s, collective_constants(x), int(ranks.max()))
+        link = Link("", rate_bytes_per_s, collective_constants(x, form), int(ranks.max()))
         found = np.empty(len(rows))
         for count in np.unique(ranks[rows]):
             of_size = ranks[rows] == count
             found[of_size] = all_reduce_seconds(size[rows][of_size], int(count), link)
         return found
 
-    start, low, high = [5.0, 0.3, 10.0, 0.8], [0.5, 0.0, 0.5, 0.05], [60.0, 10.0, 200.0, 1.0]
-    if over_host:
-        start, low, high = [*start, 0.5], [*low, 0.0], [*high, 3.0]
-    return regress(predict, measured, start, low, high)
+    start, low, high = [5.0, 0.3, 10.0, 0.8, 0.5], [0.5, 0.0, 0.5, 0.05, 0.0], [60.0, 10.0, 200.0, 1.0, 3.0]
+    if form != OVER_HOST:
+        start[2], low[4], high[4] = 25.0, 0.05, 1.0
+    if form == RACK:
+        start, low, high = [*start, 15.0, 1.5], [*low, 0.5, 0.05], [*high, 200.0, 20.0]
+    return regress(predict, measured, start, low, high, form=form)
