@@ -32,7 +32,7 @@ def small_surface(max_tokens: int = 64, max_requests: int = 16, *, stages: int =
         decode_s=decode_s,
         decode_window_s=0.5 * decode_s if window else np.zeros((0, 0)),
         window_tokens=window,
-        prefill_s=np.array([1e-4, 1e-6, 1e-8, 1e-8 if window else 0.0, 1e-7]),
+        prefill_s=np.array([1e-4, 1e-6, 1e-8, 1e-8 if window else 0.0, 1e-7, 2e-6, 3e-8, 2e-8 if window else 0.0]),
         stage_share=np.full(stages, 1.0 / stages),
         hop_s=1e-5 + 1e-7 * tokens if stages > 1 else np.zeros(0),
         host_s=2e-4,
@@ -40,7 +40,7 @@ def small_surface(max_tokens: int = 64, max_requests: int = 16, *, stages: int =
         token_j=0.1 * tokens,
         sample_j=0.01 * requests,
         decode_j=np.array([0.01, 0.001, 0.0005 if window else 0.0]),
-        prefill_j=np.array([0.5, 0.01, 0.001, 0.0, 0.001]),
+        prefill_j=np.array([0.5, 0.01, 0.001, 0.0, 0.001, 0.002, 0.001, 0.0]),
         static_w=100.0,
     )
 

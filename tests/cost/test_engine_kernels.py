@@ -45,7 +45,7 @@ def test_loads_in_flight_bound_a_stream_however_wide_the_memory(card: str, rows:
 
 def test_keys_and_values_are_read_once_per_query_head() -> None:
     device = on("rtx-3090")
-    rate = device.constants.habits.load_bytes_per_s * device.processors
+    rate = device.constants.habits.unpacked_bytes_per_s * device.processors
     shape = {"q_heads": 32, "kv_heads": 8, "head_dim": 128, "kv_bytes": 2.0, "device": device}
     long, longer = attention.decode_attention_seconds(1, np.array([50_000, 60_000]), **shape)
     assert longer - long == pytest.approx(10_000 * 2 * 32 * 128 * 2 / rate)

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windtunnel.cost import attention, collective, gemm, moe
+from windtunnel.cost.calibration import run
+from windtunnel.cost.calibration.tables import Table
 from windtunnel.cost.device import Device, calibration, calibration_names, device_of
 from windtunnel.cost.elementwise import elementwise_seconds
 from windtunnel.specs.assemble import deployment
@@ -61,6 +63,25 @@ def test_more_depth_or_width_never_saves_time(m: int, n: int, k: int) -> None:
     assert gemm.gemm_seconds(m, 2 * n, k, H100) >= once
 
 
+@given(st.sampled_from(["h100-sxm", "b200-sxm", "l40s"]), widths, widths, rows)
+def test_narrow_products_grow_with_their_rows_and_pay_for_quantising(name: str, n: int, k: int, m: int) -> None:
+    device = device_of(resolve("accelerators", name))
+    cluster = 256  # rows of the largest tile that two processors share
+    table = gemm.gemm_seconds(np.arange(0, 4097, cluster), n, k, device, "fp8", "fp8")
+    assert (np.diff(table) >= -1e-12).all()
+    whole = gemm.gemm_seconds(m, n, k, device, "fp8", "fp8")
+    assert whole > gemm.quantise_seconds(np.asarray(float(m)), k, device, "fp8") > 0
+    assert gemm.quantise_seconds(np.asarray(float(m)), k, device, "bf16") == 0
+
+
+def test_tiles_by_rows_step_where_the_kernels_change() -> None:
+    # Up to 128 rows narrow tiles, then 128 x 128, of which two processors share a column: 257 rows cost as 512.
+    times = [float(gemm.gemm_seconds(m, 8192, 4096, H100, "fp8", "fp8")) for m in (64, 129, 256, 257, 512)]
+    assert times[1] > 1.2 * times[0]
+    assert times[3] > 1.4 * times[2]
+    assert times[4] < 1.1 * times[3]
+
+
 def test_nothing_to_do_takes_no_time() -> None:
     assert gemm.gemm_seconds(0, 4096, 4096, H100) == 0
     assert elementwise_seconds(0.0, H100) == 0
@@ -107,10 +128,10 @@ def test_latent_decode_costs_less_than_keys_and_values_of_all_heads() -> None:
 
 @given(devices)
 def test_prefill_pairs_take_at_least_their_arithmetic(device: Device) -> None:
-    _, _, pair, _ = attention.prefill_attention_coefficients(
+    line = attention.prefill_attention_line(
         q_heads=32, kv_heads=8, head_dim=128, v_head_dim=128, kv_bytes=2, device=device
     )
-    assert pair >= 4 * 32 * 128 / device.peak_flops_per_s("bf16")
+    assert line.pair >= 4 * 32 * 128 / device.peak_flops_per_s("bf16")
 
 
 @given(st.integers(1, 8192), st.sampled_from([(8, 2), (64, 6), (256, 8)]))
@@ -182,3 +203,23 @@ def test_every_calibration_entry_loads_and_every_accelerator_has_constants() -> 
         assert calibration(name).sources
     for name in names("accelerators"):
         assert device_of(resolve("accelerators", name)).constants.gemm
+
+
+def test_a_rack_leaves_an_engines_own_kernels_at_the_tray() -> None:
+    # Four GPUs of a tray share an operating system; eight reduce in the switch, sixteen in the library's ring.
+    near, switch, ring = (float(collective.all_reduce_seconds(16384, n, link(n, "gb300"))) for n in (4, 8, 16))
+    assert near < 0.75 * switch
+    assert switch < 0.5 * ring
+    large = [float(collective.all_reduce_seconds(2**30, n, link(n, "gb300"))) for n in (4, 8, 16)]
+    assert large[0] < large[1] < large[2] < 1.4 * large[0]
+
+
+def test_a_pair_that_is_slower_than_four_is_left_out_of_the_fit() -> None:
+    columns = {
+        "num_gpus": np.array([2, 4, 2, 4]),
+        "message_size": np.array([1024, 1024, 2**28, 2**28]),
+        "latency": np.array([0.005, 0.0052, 2.7, 1.46]),
+    }
+    kept = run._all_reduces(lambda *_: Table(columns, "vllm 0.19.0"))
+    assert kept is not None
+    assert kept.columns["latency"].tolist() == [0.005, 0.0052, 1.46]

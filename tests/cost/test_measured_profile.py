@@ -87,6 +87,48 @@ def test_an_engine_may_run_measured_kernels_slower(tmp_path: Path) -> None:
     assert b == pytest.approx(a / 0.8)
 
 
+def with_spread(*spreads: object) -> list[dict[str, Any]]:
+    """The products, each timing with a spread; the last one is of all that are left."""
+    rows = gemm_rows()
+    return [{**row, "spread": spreads[min(i, len(spreads) - 1)]} for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("at", [-1.0, -0.5, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [1.0, 0.8])
+def test_measured_kernels_lean_by_the_spread_of_their_timings(tmp_path: Path, at: float, rate: float) -> None:
+    """All products alike, whether the tables are the device's own or given, and whatever rate a fit gave them."""
+    # One timing that something disturbed says nothing of the machine.
+    folder = profile(tmp_path / "kernels", with_spread(9.0, 0.1))
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: h100-sxm\nkernels: kernels\n")
+    engine = resolve("engines", "vllm")
+    engine = engine.model_copy(update={"kernels": engine.kernels.model_copy(update={"measured": rate})})
+    own = deployment("meta-llama/Llama-3.1-8B", load("accelerators", str(file)), engine=engine)
+    plain = deployment("meta-llama/Llama-3.1-8B", "h100-sxm", engine=engine)
+    given = read_kernels(folder, plain.accelerator)
+    assert given.spreads == {"gemm": pytest.approx(0.1)}
+    for one, kernels in ((own, None), (plain, given)):
+        (device, links), (moved, moved_links) = pricing_of(one, kernels), pricing_of(one, kernels, at)
+        for operator in token_operators(one.model, one.plan, 64):
+            if operator.name in ("qkv", "attention out", "mlp gate and up", "mlp down"):
+                ratio = seconds_of(operator, moved, moved_links) / seconds_of(operator, device, links)
+                np.testing.assert_allclose(ratio, 1.1**at, rtol=1e-9)
+
+
+def test_a_wider_spread_gives_a_wider_interval_of_steps(tmp_path: Path) -> None:
+    plain = deployment("meta-llama/Llama-3.1-8B", "h100-sxm")
+    widths = []
+    for name, rows in (("none", gemm_rows()), ("calm", with_spread(0.05)), ("noisy", with_spread(0.4))):
+        kernels = read_kernels(profile(tmp_path / name, rows), plain.accelerator)
+        low, nominal, high = (price_step(plain, decode_batch(16, 1000), kernels, at).total_s for at in (-1.0, 0.0, 1.0))
+        assert low < nominal < high
+        surfaces = [step_surface(plain, kernels, at=at).token_s[16] for at in (-1.0, 0.0, 1.0)]
+        assert surfaces == sorted(surfaces)
+        widths.append(high / low)
+    assert widths == sorted(widths)
+    assert widths[2] > 1.4 * widths[0]
+
+
 def test_beyond_the_table_the_model_takes_over(tmp_path: Path) -> None:
     plain = deployment("meta-llama/Llama-3.1-8B", "h100-sxm")
     kernels = read_kernels(profile(tmp_path / "kernels"), plain.accelerator)
@@ -122,6 +164,8 @@ def _spoiled(**changes: object) -> list[dict[str, Any]]:
         (_spoiled(seconds=-1e-5), "must not be negative"),
         (_spoiled(seconds=0.0), "a kernel takes time"),
         (_spoiled(seconds=float("nan")), "not a number"),
+        (with_spread(0.1, -0.1), "must not be negative"),
+        (with_spread(0.1, None), "not a number"),
         ([*gemm_rows(), {**gemm_rows()[0], "seconds": 1.0}], "contradicts an earlier row"),
     ],
 )

@@ -39,7 +39,8 @@ class Stub:
     refuses: tuple[str, ...] = ()
     bodies: list[dict[str, Any]] = field(default_factory=list)
     stop: Callable[[], object] = lambda: None  # ends the server
-    token_s: list[tuple[int, list[float]]] = field(default_factory=list)  # prompt length, when tokens were written
+    # Of each request the prompt's length, when it was read, and the moments before and after each token's writing.
+    moments: list[tuple[int, float, list[float], list[float]]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -76,8 +77,9 @@ class Stub:
                 return True
         index = len(self.bodies)
         self.bodies.append(asked)
-        moments: list[float] = []
-        self.token_s.append((len(asked.get("prompt") or ()), moments))
+        before: list[float] = []
+        after: list[float] = []
+        self.moments.append((len(asked.get("prompt") or ()), time.monotonic(), before, after))
         how = self.answer(index, asked)
         if how.status != 200:
             _plain(writer, how.status, json.dumps({"error": {"message": "no"}}), how.headers)
@@ -93,8 +95,10 @@ class Stub:
                 return False
             new = min(how.per_chunk, count - sent)
             sent += new
-            moments += [time.monotonic()] * new
-            await _chunk(writer, _event(asked, prompt, sent, sent == count, how), how.pieces)
+            event = _event(asked, prompt, sent, sent == count, how)
+            before += [time.monotonic()] * new
+            await _chunk(writer, event, how.pieces)
+            after += [time.monotonic()] * new
         if how.error:
             await _chunk(writer, b'data: {"error": {"message": "engine died"}}\n\n', False)
         if how.broken:

@@ -52,6 +52,8 @@ def evaluated(surface: StepSurface, batch: Batch, max_context: int) -> tuple[flo
             batch.prefill_pairs,
             batch.prefill_window_pairs,
             batch.prefill_context_tokens,
+            batch.prefill_requests,
+            *batch.prefill_keys,
         ]
         body += surface.prefill_s @ sums
         joules += surface.prefill_j @ sums

@@ -2,19 +2,22 @@
 
 Decode reads the KV cache of every request once per step. With the context split over processors
 (flash decoding), the time is a fixed launch, work per request, and the larger of reading and computing,
-blended. Prefill computes query-key pairs in tiles; a tile at the causal edge is computed in full, which
-costs each query some pairs more.
+blended. Prefill computes query-key pairs in tiles, each on one processor: a tile takes the longer of its
+matrix products and its softmax, begins and ends, is computed in full at the causal edge, and the longest ones
+end when others have nothing left to do.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from windtunnel.cost.constants import DecodeConstants
 from windtunnel.cost.device import Device
+from windtunnel.operators.operator import Number
 
 Floats = npt.NDArray[np.float64]
 N = TypeVar("N", float, Floats)
@@ -22,6 +25,10 @@ N = TypeVar("N", float, Floats)
 
 QUERY_TILE = 16.0
 """Rows that a matrix instruction computes at least; grouped queries below it are padded."""
+PREFILL_TILE = 128.0
+"""Queries of a prefill tile: 64 to 256 in FlashAttention's and FlashInfer's kernels, 128 in most."""
+OVERLAP = 2.0
+"""Exponent that blends a pair's matrix products and its softmax, which pipelined kernels overlap in part."""
 
 
 def decode_attention_seconds(
@@ -55,11 +62,11 @@ def decode_attention_seconds(
         device=device,
     )
     habits = device.constants.habits
-    if not habits.kv_per_query_head:
+    if not habits.unpacked_bytes_per_s or group in habits.packed_groups:
         return seconds
     # Products of one row per query head: what one head reads the next reads again, from the cache at best.
     read = np.asarray(context_tokens, dtype=np.float64) * (2.0 * q_heads * head_dim * kv_bytes)
-    again = device.constants.decode.launch_s + read / (habits.load_bytes_per_s * device.processors)
+    again = device.constants.decode.launch_s + read / (habits.unpacked_bytes_per_s * device.processors)
     return np.maximum(seconds, np.where(seconds > 0, again, 0.0))
 
 
@@ -109,20 +116,57 @@ def decode_work_seconds(
     return np.where(count > 0, constants.launch_s + per_request * count + work, 0.0)
 
 
-def prefill_attention_coefficients(
-    *, q_heads: N, kv_heads: N, head_dim: N, v_head_dim: N, kv_bytes: float, device: Device
-) -> tuple[float, N, N, N]:
-    """(per call, per token, per query-key pair, per context token read) seconds of one layer on one rank.
+@dataclass(frozen=True, slots=True)
+class PrefillLine(Generic[N]):
+    """Seconds of one layer's prefill attention on one rank, as coefficients of the sums over its chunks.
 
-    seconds = per_call + per_token * tokens + per_pair * pairs + per_context_token * context, where pairs
-    counts the causal query-key pairs and context the KV tokens read for all chunks.
+    Attributes:
+        call: fixed.
+        prompt: per chunk, for tiles that it fills in part.
+        token: per new token.
+        pair: per causal query-key pair.
+        context: per KV token read.
+        key: per key that a chunk's last tile meets: the rest of the device waits for a part of it.
     """
-    constants = device.constants.prefill
-    flops_per_pair = 2.0 * q_heads * (head_dim + v_head_dim)
-    per_pair = flops_per_pair / (constants.compute_efficiency * device.peak_flops_per_s("bf16"))
-    per_pair = per_pair + constants.score_bytes * q_heads / device.bandwidth_bytes_per_s
-    stream = constants.stream_passes * 2.0 * q_heads * (head_dim + v_head_dim) / device.bandwidth_bytes_per_s
-    kv_values = kv_heads * (head_dim + v_head_dim)
-    read = kv_values * kv_bytes / (device.constants.decode.memory_efficiency * device.bandwidth_bytes_per_s)
-    per_token: N = per_pair * constants.tile_tokens + stream
-    return constants.launch_s, per_token, per_pair, read
+
+    call: float
+    prompt: N
+    token: N
+    pair: N
+    context: N
+    key: N
+
+    def seconds(self, requests: Number, tokens: Number, pairs: Number, context: Number, keys: Number) -> Floats:
+        """Seconds for these sums (see `operators.batch.Batch`)."""
+        work = self.token * tokens + self.pair * pairs + self.context * context
+        return np.asarray(self.call + self.prompt * requests + work + self.key * keys)
+
+
+def prefill_attention_line(
+    *, q_heads: N, kv_heads: N, head_dim: N, v_head_dim: N, kv_bytes: float, device: Device, caches: bool = True
+) -> PrefillLine[N]:
+    """The coefficients of a layer's shape; `docs/background/cost-model.md` explains the terms.
+
+    Args:
+        q_heads, kv_heads: heads of this rank.
+        head_dim, v_head_dim: widths of a query or key, and of a value.
+        kv_bytes: bytes of one cached value.
+        device: where it runs.
+        caches: whether new keys and values are written to a paged cache; training keeps none.
+    """
+    constants, bandwidth = device.constants.prefill, device.bandwidth_bytes_per_s
+    clocks_per_s = device.processors * device.accelerator.clock_hz
+    matrix = 2.0 * (head_dim + v_head_dim) / (constants.compute_efficiency * device.peak_flops_per_s("bf16"))
+    softmax = constants.score_cycles / clocks_per_s
+    head_pair = (matrix**OVERLAP + softmax**OVERLAP) ** (1.0 / OVERLAP)
+    pair = q_heads * (head_pair + constants.score_bytes / bandwidth)
+    tile = q_heads * constants.tile_cycles / (PREFILL_TILE * clocks_per_s)
+    kv = kv_heads * (head_dim + v_head_dim) * kv_bytes / bandwidth
+    return PrefillLine(
+        call=constants.launch_s,
+        prompt=q_heads * (constants.prompt_cycles / clocks_per_s),
+        token=pair * constants.tile_tokens + tile + (kv * constants.kv_passes if caches else 0.0),
+        pair=pair,
+        context=kv / device.constants.decode.memory_efficiency,
+        key=head_pair * (constants.tail_share * PREFILL_TILE * device.processors),
+    )

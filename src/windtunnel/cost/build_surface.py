@@ -68,7 +68,7 @@ def step_surface(
     prefill_s, prefill_j = prefill_lines(rank)
     if engine.prefill_launch_s or engine.prefill_step_s:
         waits = engine.prefill_step_s + token_launches(model, plan) * engine.prefill_launch_s
-        prefill_s = prefill_s + np.array([waits, 0.0, 0.0, 0.0, 0.0])
+        prefill_s = prefill_s + np.array([waits, *[0.0] * 7])
     hop_s, hop_j = _hops(deployment, rank, links, max_tokens)
     surface = StepSurface(
         token_s=tokens_s[: max_tokens + 1],

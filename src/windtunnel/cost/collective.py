@@ -2,11 +2,19 @@
 
 All-reduce of S bytes over n ranks at link rate B takes the cheaper of
 
-    one-shot   a1 + (n - 1) * peer + (n - 1) * S / (e * B)    every rank reads every other's buffer
+    one-shot   a1 + (n - 1) * peer + (n - 1) * S / (o * e * B)    every rank reads every other's buffer
     two-shot   a2 + (n - 1) * peer + 2 * (n - 1) / n * S / (e * B)
 
-(reduce-scatter then all-gather, the bandwidth-optimal volume of a ring). Across nodes the hierarchy is
-reduce-scatter inside, all-reduce of the shard between nodes, all-gather inside.
+(reduce-scatter then all-gather, the bandwidth-optimal volume of a ring). The one-shot kernel is an engine's own
+and runs on few processors, whose loads in flight do not fill the newest links (o, `own_share`). Across nodes the
+hierarchy is reduce-scatter inside, all-reduce of the shard between nodes, all-gather inside.
+
+In a rack whose hosts share one NVLink domain (NVL72) these kernels end at the host, as they map the memory of
+processes of one operating system. Beyond it, up to eight ranks reduce in the switch and more in the library's
+ring, both at the volume of the two-shot:
+
+    in the switch   switch + 2 * (n - 1) / n * S / (e * B)
+    ring            2 * (n - 1) * hop + 2 * (n - 1) / n * S / (e * B)
 """
 
 from __future__ import annotations
@@ -27,6 +35,8 @@ STAGED = "pcie-staged"
 """The calibration entry of cards on a host's bus without access to each other's memory."""
 OVER_HOST = "l40s"
 """The calibration entry whose collectives stand for cards on a host's bus that were not measured themselves."""
+SWITCH_RANKS = 8
+"""Ranks up to which PyTorch's symmetric memory reduces in the switch in vLLM (its tables of message sizes by ranks)."""
 OVER_SWITCHES = "rtx-pro-6000"
 """The entry measured in a server whose cards reach each other through PCIe switches."""
 
@@ -104,9 +114,11 @@ def _inside(size: Floats, ranks: int, link: Link) -> Floats:
     c = link.constants
     peers = (ranks - 1) * c.peer_s
     rate = reached_bytes_per_s(link, ranks)
-    one_shot = c.one_shot_s + peers + (ranks - 1) * size / rate
-    two_shot = c.ring_s + peers + 2.0 * (ranks - 1) / ranks * size / rate
-    return np.minimum(one_shot, two_shot)
+    optimal = 2.0 * (ranks - 1) / ranks * size / rate
+    if 0 < c.near_ranks < ranks:
+        return optimal + (c.switch_s if ranks <= SWITCH_RANKS else 2.0 * (ranks - 1) * c.hop_s)
+    one_shot = c.one_shot_s + peers + (ranks - 1) * size / (rate * c.own_share)
+    return np.minimum(one_shot, c.ring_s + peers + optimal)
 
 
 def reduce_scatter_seconds(message_bytes: npt.ArrayLike, ranks: int, link: Link) -> Floats:

@@ -21,6 +21,16 @@ class GemmConstants(Spec):
     latency_depth_s: Seconds = Field(
         0.0, ge=0, description="time per 1,000 of reduction depth that no parallelism hides"
     )
+    tiles_by_rows: bool = Field(
+        False, description="whether kernels fix their tile by the rows alone, as CUTLASS kernels for 8 bits do"
+    )
+    splits_depth: bool = Field(True, description="whether kernels may split the reduction over idle processors")
+    idle_gain: float = Field(
+        0.0, ge=0, le=1, description="how much faster a processor runs while the others idle: clock, shared cache"
+    )
+    quantise_passes: float = Field(
+        0.0, ge=0, description="times over memory of turning 16-bit activations into the format, beyond what is hidden"
+    )
 
 
 class DecodeConstants(Spec):
@@ -34,12 +44,28 @@ class DecodeConstants(Spec):
 
 
 class PrefillConstants(Spec):
-    """Prefill attention (FlashAttention-like tiling)."""
+    """Prefill attention (FlashAttention-like tiling; `cost/attention.py` says what each term does)."""
 
-    compute_efficiency: float = Field(gt=0, le=1, description="share of the matrix peak that long prompts reach")
+    compute_efficiency: float = Field(
+        gt=0, le=1, description="share of the matrix peak that long prompts of wide heads reach"
+    )
     launch_s: Seconds = Field(ge=0, description="fixed time of a call")
-    tile_tokens: float = Field(ge=0, description="query-key pairs wasted per query at tile edges, in tokens")
-    stream_passes: float = Field(0.0, ge=0, description="times queries and outputs cross memory beyond what is hidden")
+    tile_tokens: float = Field(ge=0, description="query-key pairs wasted per query at the causal edge, in tokens")
+    score_cycles: float = Field(
+        0.0,
+        ge=0,
+        description="clocks of a processor per head and query-key pair for the softmax, whatever the head's width",
+    )
+    tile_cycles: float = Field(
+        0.0, ge=0, description="clocks of a processor to begin and end a tile of a head's queries"
+    )
+    prompt_cycles: float = Field(
+        0.0, ge=0, description="the same for the tile of each prompt and head that is only partly filled"
+    )
+    tail_share: float = Field(
+        0.0, ge=0, description="share of the time of the longest tile in which other processors have nothing to do"
+    )
+    kv_passes: float = Field(0.0, ge=0, description="times a prompt's new keys and values cross memory to be cached")
     score_bytes: float = Field(
         0.0, ge=0, description="bytes through memory per head and query-key pair, where scores do not stay on the chip"
     )
@@ -63,10 +89,18 @@ class CollectiveConstants(Spec):
     peer_s: Seconds = Field(ge=0, description="added per peer")
     ring_s: Seconds = Field(ge=0, description="fixed time of the bandwidth-bound algorithm")
     efficiency: float = Field(gt=0, le=1, description="share of the link rate that large messages reach")
+    own_share: float = Field(
+        1.0, gt=0, le=1, description="share of that rate that the engine's own one-shot kernel reaches with few blocks"
+    )
     contention: float = Field(
         0.0, ge=0, description="the share falls with (2 / ranks) to this power: a bus that is shared"
     )
     over_host: bool = Field(False, description="fitted on cards that talk over the host's bus")
+    near_ranks: int = Field(
+        0, ge=0, description="ranks of one host (a tray of a rack), whose memory an engine's own kernels map; 0: all"
+    )
+    switch_s: Seconds = Field(0.0, ge=0, description="fixed time beyond one host of a reduction in the switch")
+    hop_s: Seconds = Field(0.0, ge=0, description="time per hop of the library's ring, which takes over above that")
 
 
 class KernelHabits(Spec):
@@ -75,7 +109,8 @@ class KernelHabits(Spec):
     expands_weights: bool = False
     converts: bool = False
     apart: bool = False
-    kv_per_query_head: bool = False
+    unpacked_bytes_per_s: float = Field(0.0, ge=0)
+    packed_groups: tuple[int, ...] = ()
     load_bytes_per_s: float = Field(0.0, ge=0)
     elementwise_bytes: float = Field(1.0, gt=0)
 

@@ -137,7 +137,7 @@ def _drafting(spec: SpeculativeSpec, rank: Rank, drafter: Drafter | None, plain:
         beside=spec.method == "parallel",
         step_s=spec.host_s,
         token_s=nothing, token_j=nothing, head_s=nothing, head_j=nothing, further_s=nothing, further_j=nothing,
-        decode_s=none, further_decode_s=none, decode_j=np.zeros(2), prefill_s=np.zeros(5), prefill_j=np.zeros(5),
+        decode_s=none, further_decode_s=none, decode_j=np.zeros(2), prefill_s=np.zeros(8), prefill_j=np.zeros(8),
     )  # fmt: skip
     requests = plain.max_requests
     if spec.method == "medusa":

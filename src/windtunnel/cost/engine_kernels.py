@@ -16,12 +16,15 @@ from windtunnel.cost.constants import (
     KernelConstants,
     KernelHabits,
     MoeConstants,
+    PrefillConstants,
 )
 from windtunnel.cost.device import Device
 from windtunnel.specs.engine import EngineSpec, KernelFactors
 from windtunnel.specs.fields import DTYPE_BYTES
 
 _NONE = KernelFactors()
+PREFILL_CYCLES = ("score_cycles", "tile_cycles", "prompt_cycles")
+"""What prefill attention takes beside its matrix products; a faster kernel has less of it, too."""
 
 
 def device_under(device: Device, engine: EngineSpec) -> Device:
@@ -42,9 +45,7 @@ def device_under(device: Device, engine: EngineSpec) -> Device:
     measured = device.measured.at_rate(engine.kernels.measured) if device.measured else None
     constants = _scaled(device, engine.kernels)
     if engine.kernels.score_bytes:
-        # Scores in memory are computed for the whole step, masked afterwards: half a step's tokens too many a query.
-        square = {"tile_tokens": max(constants.prefill.tile_tokens, engine.max_num_batched_tokens / 2.0)}
-        constants = constants.model_copy(update={"prefill": constants.prefill.model_copy(update=square)})
+        constants = constants.model_copy(update={"prefill": _unfused(constants.prefill, engine.max_num_batched_tokens)})
     if engine.kernels.kernel_clocks:
         constants = _clocked(constants, engine.kernels, engine.kernels.kernel_clocks / accelerator.clock_hz)
     return replace(device, accelerator=accelerator, constants=constants, measured=measured)
@@ -58,19 +59,22 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
             "gemm": {dtype: _gemm(one, f, dtype) for dtype, one in c.gemm.items()},
             "decode": _decode(c.decode, f),
             "latent": None if c.latent is None else _decode(c.latent, f),
-            "prefill": c.prefill.model_copy(
-                update={
-                    "compute_efficiency": _share(c.prefill.compute_efficiency * f.prefill_attention),
-                    "launch_s": c.prefill.launch_s * f.launch,
-                    "score_bytes": f.score_bytes,
-                }
-            ),
+            "prefill": _prefill(c.prefill, f),
             "moe": _moe(c.moe, f),
             "moe_narrow": {dtype: _moe(one, f) for dtype, one in c.moe_narrow.items()},
             "elementwise_launch_s": c.elementwise_launch_s * f.launch * f.elementwise_kernels,
             "habits": KernelHabits(**{name: getattr(f, name) for name in KernelHabits.model_fields}),
         }
     )
+
+
+def _unfused(constants: PrefillConstants, step_tokens: int) -> PrefillConstants:
+    """Attention whose scores are in memory: none of a fused kernel's terms.
+
+    Scores are computed for the whole square of a step's tokens and masked afterwards: half of them too many a query.
+    """
+    fused = ("score_cycles", "tile_cycles", "prompt_cycles", "tail_share", "kv_passes")
+    return constants.model_copy(update={"tile_tokens": step_tokens / 2.0} | dict.fromkeys(fused, 0.0))
 
 
 def _clocked(c: KernelConstants, factors: KernelFactors, kernel_s: float) -> KernelConstants:
@@ -102,6 +106,18 @@ def _decode(constants: DecodeConstants, factors: KernelFactors) -> DecodeConstan
     )
 
 
+def _prefill(constants: PrefillConstants, factors: KernelFactors) -> PrefillConstants:
+    cycles = {name: getattr(constants, name) / factors.prefill_attention for name in PREFILL_CYCLES}
+    return constants.model_copy(
+        update={
+            **cycles,
+            "compute_efficiency": _share(constants.compute_efficiency * factors.prefill_attention),
+            "launch_s": constants.launch_s * factors.launch,
+            "score_bytes": factors.score_bytes,
+        }
+    )
+
+
 def _moe(constants: MoeConstants, factors: KernelFactors) -> MoeConstants:
     return constants.model_copy(
         update={
@@ -121,6 +137,7 @@ def _gemm(constants: GemmConstants, factors: KernelFactors, dtype: str) -> GemmC
             "memory_efficiency": _share(constants.memory_efficiency * factors.gemm_memory),
             "launch_s": constants.launch_s * factors.launch,
             "latency_depth_s": constants.latency_depth_s * factors.launch,
+            "quantise_passes": constants.quantise_passes / factors.gemm_memory,
         }
     )
 
@@ -137,6 +154,8 @@ def collective_under(constants: CollectiveConstants, engine: EngineSpec) -> Coll
             "one_shot_s": constants.one_shot_s * f.launch,
             "ring_s": constants.ring_s * f.launch,
             "peer_s": constants.peer_s * f.launch,
+            "switch_s": constants.switch_s * f.launch,
+            "hop_s": constants.hop_s * f.launch,
             "efficiency": _share(constants.efficiency * collective),
         }
     )

@@ -10,7 +10,12 @@ with s the split of the reduction (split-K), which fills idle processors for sma
 of a second pass over the partial sums. The library is taken to choose the best of a few tiles and splits.
 The memory side reads weights and activations and writes the output once. The two overlap imperfectly:
 
-    seconds = launch + latency_depth * k / 1000 + (compute^p + memory^p)^(1/p)
+    seconds = launch + latency_depth * k / 1000 + (compute^p + memory^p)^(1/p) + quantise
+
+Kernels for narrow formats are less free: they fix the tile by the rows alone (`ROW_TILES`), two processors share
+tiles of many rows, and on Hopper they do not split the reduction. A processor runs faster while others idle, by
+`idle_gain` of the idle share. Turning 16-bit activations into the format is a pass over memory of its own,
+`quantise` = passes * m * k * (2 + stored bytes) / bandwidth.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from windtunnel.cost.constants import GemmConstants
 from windtunnel.cost.device import Device, stored_bytes
 from windtunnel.cost.elementwise import loaded_seconds, streaming_seconds
 
@@ -36,6 +42,13 @@ TILES: tuple[tuple[int, int, float], ...] = (
     (32, 64, 0.5),
     (16, 64, 0.35),
 )
+ROW_TILES: tuple[tuple[float, int, int, int], ...] = (
+    (64, 64, 64, 1),
+    (128, 64, 128, 2),
+    (float("inf"), 128, 128, 2),
+)
+"""Rows up to which, tile, and processors that share one: the shapes of vLLM's and SGLang's CUTLASS kernels for fp8.
+A cluster of two processors takes two tiles of one column, so rows are padded to the cluster's."""
 SPLITS = (1, 2, 4, 8)
 WEIGHT_ONLY_RATE = 0.75
 """Share of the matrix rate left when weights are expanded on the way in (published W4A16 kernels at large batch)."""
@@ -74,6 +87,7 @@ def gemm_seconds(
         constants.blend,
     )
     seconds = body + constants.launch_s + constants.latency_depth_s * k / 1000.0
+    seconds = seconds + quantise_seconds(rows, k, device, compute_dtype)
     seconds = seconds + _preparation_seconds(rows, n, k, device, weight_dtype, compute_dtype)
     return np.where(rows > 0, seconds, 0.0)
 
@@ -104,17 +118,41 @@ def compute_seconds(
     rate = constants.compute_efficiency * device.peak_flops_per_s(compute_dtype) / device.processors
     if stored_bytes(weight_dtype) < stored_bytes(compute_dtype) and not device.constants.habits.expands_weights:
         rate *= WEIGHT_ONLY_RATE
-    best = np.full(rows.shape, np.inf)
-    for bm, bn, share in TILES:
-        tiles = np.ceil(rows / bm) * np.ceil(n / bn)
-        for split in SPLITS:
-            even = tiles * split / device.processors
-            # Kernels that hand out work below a whole tile (stream-K, persistent grids) soften the last wave.
-            waves = np.maximum(np.ceil(even) * (1.0 - constants.wave_sharing) + even * constants.wave_sharing, 1.0)
-            depth = k / split + constants.fill_depth * (1.0 if split == 1 else 1.5)
-            best = np.minimum(best, waves * (2.0 * bm * bn * depth / (rate * share)))
+    best = np.full(np.broadcast_shapes(rows.shape, np.shape(n), np.shape(k)), np.inf)
+    if constants.tiles_by_rows:
+        above = 0.0
+        for upto, bm, bn, shared in ROW_TILES:
+            of_range = (rows > above) & (rows <= upto)
+            tiles = np.ceil(rows / (bm * shared)) * shared * np.ceil(n / bn)
+            best = np.where(of_range, _tiled_seconds(tiles, 2.0 * bm * bn / rate, k, device, constants), best)
+            above = upto
+    else:
+        for bm, bn, share in TILES:
+            tiles = np.ceil(rows / bm) * np.ceil(n / bn)
+            best = np.minimum(best, _tiled_seconds(tiles, 2.0 * bm * bn / (rate * share), k, device, constants))
     vector = 2.0 * rows * n * k / (VECTOR_SHARE * device.accelerator.vector_flops_per_s)
     return np.where(rows <= VECTOR_ROWS, np.minimum(best, vector), best)
+
+
+def _tiled_seconds(tiles: Floats, depth_s: float, k: int | Floats, device: Device, constants: GemmConstants) -> Floats:
+    """Seconds of so many tiles under the best split, each taking `depth_s` per unit of reduction depth."""
+    best = np.full(np.broadcast_shapes(tiles.shape, np.shape(k)), np.inf)
+    for split in SPLITS if constants.splits_depth else SPLITS[:1]:
+        even = tiles * split / device.processors
+        full = np.ceil(even)
+        # Kernels that hand out work below a whole tile (stream-K, persistent grids) soften the last wave.
+        waves = np.maximum(full * (1.0 - constants.wave_sharing) + even * constants.wave_sharing, 1.0)
+        depth = k / split + constants.fill_depth * (1.0 if split == 1 else 1.5)
+        busy = even / np.maximum(full, 1.0)
+        best = np.minimum(best, waves * (depth_s * depth) / (1.0 + constants.idle_gain * (1.0 - busy)))
+    return best
+
+
+def quantise_seconds(rows: Floats, k: int | Floats, device: Device, compute_dtype: str) -> Floats:
+    """Reading activations in 16 bits and writing them in the format of the arithmetic, before the product."""
+    passes = device.constants.gemm_of(compute_dtype).quantise_passes
+    moved = rows * k * (ACTIVATION_BYTES + stored_bytes(compute_dtype))
+    return np.asarray(passes * moved / device.bandwidth_bytes_per_s)
 
 
 def memory_seconds(

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from windtunnel.cost.attention import decode_attention_seconds, decode_mla_seconds, prefill_attention_coefficients
+from windtunnel.cost.attention import decode_attention_seconds, decode_mla_seconds, prefill_attention_line
 from windtunnel.cost.collective import (
     Link,
     all_gather_seconds,
@@ -99,7 +99,8 @@ def pricing_of(
     """
     device = device_at(device_under(device_of(deployment.accelerator), deployment.engine), at)
     if kernels:
-        device = replace(device, measured=kernels.at_rate(deployment.engine.kernels.measured))
+        measured = kernels.at_rate(deployment.engine.kernels.measured).leaning(at)
+        device = replace(device, measured=measured)
     return device, links_of(deployment, at)
 
 
@@ -218,7 +219,7 @@ def _(operator: LatentDecodeAttention, device: Device, links: Links) -> Floats:
 @modelled_seconds.register
 def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
     o = operator
-    call, token, pair, context = prefill_attention_coefficients(
+    line = prefill_attention_line(
         q_heads=o.q_heads,
         kv_heads=o.kv_heads,
         head_dim=o.head_dim,
@@ -226,7 +227,7 @@ def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
         kv_bytes=o.kv_bytes,
         device=device,
     )
-    return np.asarray(call + token * o.tokens + pair * o.pairs + context * o.context_tokens)
+    return np.asarray(line.seconds(o.requests, o.tokens, o.pairs, o.context_tokens, o.keys))
 
 
 @modelled_seconds.register

@@ -219,7 +219,7 @@ def prefill_lines(rank: Rank) -> tuple[Floats, Floats]:
     """Coefficients of prefill attention: seconds of a rank and joules of the replica."""
 
     def of(quantity: Callable[[list[Operator]], Floats]) -> Floats:
-        return np.array(_line(lambda *sums: float(quantity(prefill_operators(rank.model, rank.plan, *sums))), 4))
+        return np.array(_line(lambda *sums: float(quantity(prefill_operators(rank.model, rank.plan, *sums))), 7))
 
     seconds = of(rank.seconds)
     return _frozen(seconds), _frozen(rank.plan.ranks_per_stage * capped(of(rank.joules), seconds, rank.energy))

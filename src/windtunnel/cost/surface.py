@@ -122,7 +122,8 @@ class StepSurface:
             decode_s, and that per prompt token of the step; shape (0, 0) where decode_s says it, as it
             does unless both were measured together.
         prefill_s: (per step with any prefill, per prefill token, per query-key pair, per
-            windowed pair, per context token read) seconds, shape (5,).
+            windowed pair, per context token read, per prompt, per key of the prompts' mean
+            context, per key that a query meets on average in a window) seconds, shape (8,).
         stage_share: fraction of the body on each pipeline stage, shape (pp,), sums to 1.
         hop_s: activation transfer between stages per token count, shape (max_tokens + 1,) or
             (0,) when pp = 1.
@@ -130,7 +131,7 @@ class StepSurface:
         host_request_s: engine overhead per scheduled request, seconds.
         token_j, sample_j: dynamic joules of the whole replica (all its devices), same shapes.
         decode_j: (per decode request, per context token, per windowed context token), shape (3,).
-        prefill_j: as prefill_s, shape (5,).
+        prefill_j: as prefill_s, shape (8,).
         static_w: watts drawn by the replica's devices at all times.
         interval: relative 80 % half-width (low, high) of the step time, nan until known.
         drafting: what drafts cost, with speculative decoding.
@@ -194,7 +195,7 @@ def linear_surface(base_s: float, per_token_s: float = 0.0, per_context_token_s:
         decode_s=np.zeros((0, 0)),
         decode_window_s=np.zeros((0, 0)),
         window_tokens=0,
-        prefill_s=np.zeros(5),
+        prefill_s=np.zeros(8),
         stage_share=np.ones(1),
         hop_s=none,
         host_s=0.0,
@@ -202,7 +203,7 @@ def linear_surface(base_s: float, per_token_s: float = 0.0, per_context_token_s:
         token_j=none,
         sample_j=none,
         decode_j=np.zeros(3),
-        prefill_j=np.zeros(5),
+        prefill_j=np.zeros(8),
         static_w=0.0,
         linear=(base_s, per_token_s, per_context_token_s),
     )

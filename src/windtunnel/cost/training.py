@@ -16,10 +16,10 @@ import numpy.typing as npt
 import yaml
 from pydantic import Field
 
-from windtunnel.cost.attention import prefill_attention_coefficients
+from windtunnel.cost.attention import prefill_attention_line
 from windtunnel.cost.device import Device, device_of
 from windtunnel.cost.elementwise import elementwise_seconds
-from windtunnel.cost.gemm import compute_seconds
+from windtunnel.cost.gemm import compute_seconds, quantise_seconds
 from windtunnel.cost.network import (
     Group,
     Network,
@@ -214,7 +214,8 @@ def _products(same: list[Matmul], device: Device, dtype: str) -> Floats:
     memory = moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
     large, small = np.maximum(compute, memory), np.minimum(compute, memory)
     blended: Floats = large * (1.0 + (small / large) ** constants.blend) ** (1.0 / constants.blend)
-    return blended + constants.launch_s + constants.latency_depth_s * k / 1000.0
+    seconds = blended + constants.launch_s + constants.latency_depth_s * k / 1000.0
+    return seconds + quantise_seconds(m, k, device, dtype)
 
 
 def attention_seconds(one: Attention, device: Device) -> Number:
@@ -227,16 +228,19 @@ def attention_seconds(one: Attention, device: Device) -> Number:
         gemm = device.constants.gemm_of("bf16").compute_efficiency * device.peak_flops_per_s("bf16")
         scores = elementwise_seconds(one.moved_bytes, device, 6 if one.backward else 3)
         return one.flops / (gemm * rate) + scores
-    call, token, pair, context = prefill_attention_coefficients(
+    line = prefill_attention_line(
         q_heads=np.asarray(one.q_heads, dtype=np.float64),
         kv_heads=np.asarray(one.kv_heads, dtype=np.float64),
         head_dim=np.asarray(one.head_dim, dtype=np.float64),
         v_head_dim=np.asarray(one.v_head_dim, dtype=np.float64),
         kv_bytes=2.0,
         device=device,
+        caches=False,
     )
+    keys = 2.0 * one.pairs / one.tokens  # of a sequence's last token
+    work = line.prompt * one.tokens / keys + line.token * one.tokens + line.pair * one.pairs + line.key * keys
     times = 2.5 / constants.attention_backward_rate if one.backward else 1.0
-    return call + times * (token * one.tokens + pair * one.pairs) / rate + context * one.context_tokens
+    return line.call + times * work / rate + line.context * one.context_tokens
 
 
 def collective_seconds(one: GroupCollective, cluster: Cluster) -> Floats:

@@ -12,7 +12,8 @@ included, which no percentage on the result could.
 
 Devices of which no kernel was measured take the residuals that measured devices have under the constants
 of another architecture (`catalogue/calibration/across-devices.yaml`). Times of the engine and elementwise
-kernels have no table; their bands are assumed there. Operators priced from measured tables do not move.
+kernels have no table; their bands are assumed there. Operators priced from measured tables lean the same way by the
+spread of their timings, where the profile recorded it (`MeasuredKernels.leaning`), and do not move otherwise.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def reach(device: Device) -> float:
 
 def device_at(device: Device, at: float) -> Device:
     """The device with every kernel's time moved to `at` of its class's band; 0 is the device itself."""
-    return replace(device, constants=_moved(device, at)) if at else device
+    if not at:
+        return device
+    measured = device.measured.leaning(at) if device.measured else None
+    return replace(device, constants=_moved(device, at), measured=measured)
 
 
 def collective_at(constants: CollectiveConstants, device: Device, at: float) -> CollectiveConstants:
@@ -90,6 +94,8 @@ def collective_at(constants: CollectiveConstants, device: Device, at: float) -> 
             "one_shot_s": constants.one_shot_s * by,
             "peer_s": constants.peer_s * by,
             "ring_s": constants.ring_s * by,
+            "switch_s": constants.switch_s * by,
+            "hop_s": constants.hop_s * by,
             "efficiency": constants.efficiency / by,
         }
     )
@@ -119,7 +125,10 @@ def _moved(device: Device, at: float) -> KernelConstants:
                 update={
                     "compute_efficiency": c.prefill.compute_efficiency / prefill,
                     "launch_s": c.prefill.launch_s * prefill,
-                    "stream_passes": c.prefill.stream_passes * prefill,
+                    "score_cycles": c.prefill.score_cycles * prefill,
+                    "tile_cycles": c.prefill.tile_cycles * prefill,
+                    "prompt_cycles": c.prefill.prompt_cycles * prefill,
+                    "kv_passes": c.prefill.kv_passes * prefill,
                     "score_bytes": c.prefill.score_bytes * prefill,
                 }
             ),
@@ -130,7 +139,12 @@ def _moved(device: Device, at: float) -> KernelConstants:
             },
             "elementwise_efficiency": c.elementwise_efficiency / simple,
             "elementwise_launch_s": c.elementwise_launch_s * simple,
-            "habits": c.habits.model_copy(update={"load_bytes_per_s": c.habits.load_bytes_per_s / simple}),
+            "habits": c.habits.model_copy(
+                update={
+                    "load_bytes_per_s": c.habits.load_bytes_per_s / simple,
+                    "unpacked_bytes_per_s": c.habits.unpacked_bytes_per_s / decode,
+                }
+            ),
         }
     )
 
@@ -164,5 +178,6 @@ def _gemm(constants: GemmConstants, by: float) -> GemmConstants:
             "memory_efficiency": constants.memory_efficiency / by,
             "launch_s": constants.launch_s * by,
             "latency_depth_s": constants.latency_depth_s * by,
+            "quantise_passes": constants.quantise_passes * by,
         }
     )

@@ -246,7 +246,7 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
         if not found:
             text = text.replace("sources:\n", f"{line}\nsources:\n", 1)
     fixed = (
-        "expands_weights", "narrow_sums", "score_bytes", "kv_per_query_head", "converts", "elementwise_bytes",
+        "expands_weights", "narrow_sums", "score_bytes", "packed_groups", "converts", "elementwise_bytes",
         "elementwise_kernels", "apart", "decode_kernels",
     )  # fmt: skip
     held = yaml.safe_load(text).get("kernels") or {}

@@ -19,6 +19,9 @@ from windtunnel.operators.expand import token_operators
 from windtunnel.operators.matmul import Matmul
 from windtunnel.specs.deployment import DeploymentSpec
 
+SUMS = slice(1, 6)
+"""Coefficients of a step's sums over its prompts; what one tile takes does not grow with them."""
+
 
 def prompts_on_one_rank(
     surface: StepSurface, deployment: DeploymentSpec, kernels: MeasuredKernels | None
@@ -41,6 +44,6 @@ def prompts_on_one_rank(
             own += operator.count * seconds_of(operator, device, links)
     per_token_s = float(own[1] - own[0]) / (budget / 2.0)
     prefill_s = surface.prefill_s.copy()
-    prefill_s[1:] *= groups
+    prefill_s[SUMS] *= groups
     prefill_s[1] += (groups - 1) * per_token_s
     return replace(surface, prefill_s=prefill_s)

@@ -76,6 +76,9 @@ class StepPricer:
             requests * pairs,
             requests * windowed,
             requests * (start + tokens),
+            requests,
+            float(start + tokens),
+            windowed / tokens,
         )
         sampled = requests if last else 0.0
         return self._steps(requests * tokens, sampled, requests, attention, (1,), graphs=False, prompts=1)

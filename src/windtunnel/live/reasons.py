@@ -142,9 +142,9 @@ def _by_batch(measured: Measurement, predicted: Replayed, first_s: Floats, last_
     # The prompts of others that were computed between a request's first and last token held up its steps.
     tokens = np.minimum(prompt, surface.max_tokens)
     alone_s = surface.token_s[np.minimum(tokens + b, surface.max_tokens)] - surface.token_s[b]
-    _, per_token_s, per_pair_s, _, per_read_s = surface.prefill_s
+    _, per_token_s, per_pair_s, _, per_read_s, per_prompt_s, per_key_s, _ = surface.prefill_s
     prompt_s = alone_s * prompt / tokens + per_token_s * prompt + per_pair_s * prompt * (prompt + 1) / 2
-    prompt_s += per_read_s * prompt
+    prompt_s += (per_read_s + per_key_s) * prompt + per_prompt_s
     order = np.argsort(first_s)
     work_s = np.concatenate([[0.0], np.cumsum(prompt_s[order])])
     inside = (

@@ -33,11 +33,19 @@ class LatentDecodeAttention(Operator):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillAttention(Operator):
-    """Chunks of prompts, causally, against what is cached and themselves."""
+    """Chunks of prompts, causally, against what is cached and themselves.
 
+    Attributes:
+        requests: chunks.
+        tokens, pairs, context_tokens: sums over them (see `Batch`).
+        keys: keys that the queries of one chunk's last tile meet.
+    """
+
+    requests: Number
     tokens: Number
     pairs: Number
     context_tokens: Number
+    keys: Number
     q_heads: int
     kv_heads: int
     head_dim: int
@@ -110,9 +118,11 @@ def latent_decode_attention(
 def prefill_attention(
     name: str,
     count: float,
+    requests: Number,
     tokens: Number,
     pairs: Number,
     context_tokens: Number,
+    keys: Number,
     *,
     q_heads: int,
     kv_heads: int,
@@ -134,9 +144,11 @@ def prefill_attention(
         stored_bytes=cached,
         read_bytes=cached + q_heads * head_dim * ACTIVATION_BYTES * tokens,
         write_bytes=q_heads * v_head_dim * ACTIVATION_BYTES * tokens,
+        requests=requests,
         tokens=tokens,
         pairs=pairs,
         context_tokens=context_tokens,
+        keys=keys,
         q_heads=q_heads,
         kv_heads=kv_heads,
         head_dim=head_dim,

@@ -41,6 +41,14 @@ class Batch:
         return self.decode_requests + self.draft_tokens + self.prefill_tokens
 
     @property
+    def prefill_keys(self) -> tuple[float, float]:
+        """Keys that the last queries of a chunk attend to: the mean over the chunks, and over queries in a window."""
+        if not self.prefill_tokens:
+            return 0.0, 0.0
+        mean = self.prefill_context_tokens / max(self.prefill_requests, 1)
+        return mean, self.prefill_window_pairs / self.prefill_tokens
+
+    @property
     def queries(self) -> int:
         """Tokens of a decoding request, its drafted ones included, on average and rounded."""
         return 1 + round(self.draft_tokens / self.decode_requests) if self.decode_requests else 1

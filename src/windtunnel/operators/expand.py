@@ -55,6 +55,8 @@ def expand(model: ModelSpec, plan: PlanSpec, batch: Batch) -> list[Operator]:
             batch.prefill_pairs,
             batch.prefill_window_pairs,
             batch.prefill_context_tokens,
+            batch.prefill_requests,
+            *batch.prefill_keys,
         )
     if batch.sampled:
         found += sample_operators(model, plan, batch.sampled)
@@ -313,16 +315,25 @@ def prefill_operators(
     pairs: Number,
     window_pairs: Number,
     context_tokens: Number,
+    requests: Number,
+    keys: Number,
+    window_keys: Number,
 ) -> list[Operator]:
-    """Attention of prompt chunks."""
+    """Attention of prompt chunks.
+
+    Args:
+        model, plan: what runs.
+        tokens, pairs, window_pairs, context_tokens, requests: sums over the chunks (see `Batch`).
+        keys, window_keys: `Batch.prefill_keys`.
+    """
     part = shard(model, plan)
     groups = plan.attention_data_parallel
-    tokens, pairs, window_pairs, context_tokens = (
-        one / groups for one in (tokens, pairs, window_pairs, context_tokens)
+    tokens, pairs, window_pairs, context_tokens, requests = (
+        one / groups for one in (tokens, pairs, window_pairs, context_tokens, requests)
     )
     kv_bytes = DTYPE_BYTES[plan.kv_dtype]
     if model.latent is not None:
-        return _expanded(model, plan, part, tokens, pairs, context_tokens)
+        return _expanded(model, plan, part, requests, tokens, pairs, context_tokens, keys)
     dims = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
     found: list[Operator] = linear_prefill(model.linear, plan, tokens) if model.linear is not None else []
     full = model.attention_layers - model.window_layers
@@ -331,9 +342,11 @@ def prefill_operators(
             prefill_attention(
                 "prefill attention",
                 full,
+                requests,
                 tokens,
                 pairs,
                 context_tokens,
+                keys,
                 **dims,
                 v_head_dim=model.head_dim,
                 kv_bytes=kv_bytes,
@@ -345,9 +358,11 @@ def prefill_operators(
             prefill_attention(
                 name,
                 model.window_layers,
+                requests,
                 tokens,
                 window_pairs,
                 0.0,
+                window_keys,
                 **dims,
                 v_head_dim=model.head_dim,
                 kv_bytes=kv_bytes,
@@ -357,7 +372,14 @@ def prefill_operators(
 
 
 def _expanded(
-    model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number, pairs: Number, context_tokens: Number
+    model: ModelSpec,
+    plan: PlanSpec,
+    part: Shard,
+    requests: Number,
+    tokens: Number,
+    pairs: Number,
+    context_tokens: Number,
+    keys: Number,
 ) -> list[Operator]:
     """Latent attention in prefill: keys and values are projected up, for the cached context of a chunk again."""
     a, layers, heads = _latent(model), model.layers, part.q_heads
@@ -368,9 +390,11 @@ def _expanded(
         prefill_attention(
             "prefill attention",
             layers,
+            requests,
             tokens,
             pairs,
             context_tokens,
+            keys,
             q_heads=heads,
             kv_heads=heads,
             head_dim=a.qk_nope_head_dim + a.qk_rope_head_dim,

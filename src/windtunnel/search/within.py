@@ -88,7 +88,7 @@ def _per_token_s(surface: StepSurface) -> float:
 
 def _prefill_s(surface: StepSurface, prompts: Floats) -> Floats:
     """Least seconds of the whole model for each of these prompts."""
-    _, token, pair, window_pair, _ = surface.prefill_s
+    _, token, pair, window_pair = surface.prefill_s[:4]
     seconds = (_per_token_s(surface) + token) * prompts + pair * prompts * (prompts + 1.0) / 2.0
     if surface.window_tokens:
         inside = np.minimum(prompts, surface.window_tokens)

@@ -168,7 +168,7 @@ def _world(surface: StepSurface, settings: SchedulerSettings) -> Array:
         world["linear"] = 1
         world["base_s"], world["per_token_s"], world["per_context_s"] = surface.linear
     world["host_s"], world["host_request_s"] = surface.host_s, surface.host_request_s
-    for k, part in enumerate(("step", "token", "pair", "window", "read")):
+    for k, part in enumerate(("step", "token", "pair", "window", "read", "prompt", "key", "window_key")):
         world[f"prefill_{part}_s"] = surface.prefill_s[k]
         world[f"prefill_{part}_j"] = surface.prefill_j[k]
     world["decode_request_j"], world["decode_context_j"], world["decode_window_j"] = surface.decode_j

@@ -23,7 +23,7 @@ def append_drafting(
     world["draft_passes"], world["draft_model"] = drafting.passes, bool(drafting.token_s.size)
     world["draft_one_pass"], world["draft_beside"] = drafting.one_pass, drafting.beside
     world["draft_step_s"] = drafting.step_s
-    for place, part in ((0, "step"), (1, "token"), (2, "pair"), (4, "read")):
+    for place, part in ((0, "step"), (1, "token"), (2, "pair"), (4, "read"), (5, "prompt"), (6, "key")):
         world[f"draft_prefill_{part}_s"] = drafting.prefill_s[place]
         world[f"draft_prefill_{part}_j"] = drafting.prefill_j[place]
     world["draft_decode_request_j"], world["draft_decode_context_j"] = drafting.decode_j

@@ -112,8 +112,9 @@ def alone_s(surface: StepSurface, prompt_tokens: npt.NDArray[np.int64]) -> npt.N
     pairs = n * (n + 1) / 2
     windowed = np.minimum(n, surface.window_tokens) if surface.window_tokens else np.zeros_like(n)
     window_pairs = windowed * (windowed + 1) / 2 + (n - windowed) * surface.window_tokens
-    step_s, per_token_s, pair_s, window_s, read_s = surface.prefill_s
-    prefill_s = step_s + per_token_s * n + pair_s * pairs + window_s * window_pairs + read_s * n
+    step_s, per_token_s, pair_s, window_s, read_s, prompt_s, key_s, window_key_s = surface.prefill_s
+    prefill_s = step_s + prompt_s + per_token_s * n + pair_s * pairs + window_s * window_pairs + (read_s + key_s) * n
+    prefill_s += window_key_s * window_pairs / np.maximum(n, 1.0)
     host_s = surface.host_s + surface.host_request_s
     answer: npt.NDArray[np.float64] = host_s + surface.token_s[prompt_tokens] + surface.sample_s[1] + prefill_s
     return answer

@@ -65,6 +65,12 @@ def grid_place(mean: float, columns: int) -> tuple[int, float]:
 
 
 @inlined
+def prompts_of(replica: Any) -> int:
+    """Requests of a step with prompt tokens that compute a chunk of them, at least one."""
+    return int(max(replica.step_requests - replica.step_decodes, 1))
+
+
+@inlined
 def body_seconds(world: Any, replica: Any, token_cost: Any, decode_cost: Any) -> float:
     """Everything of a step but its head, transfers and host overhead, all stages together."""
     seconds = token_cost[replica.step_tokens].body_s
@@ -84,6 +90,9 @@ def body_seconds(world: Any, replica: Any, token_cost: Any, decode_cost: Any) ->
             + world.prefill_pair_s * replica.step_pairs
             + world.prefill_window_s * replica.step_window_pairs
             + world.prefill_read_s * replica.step_read
+            + world.prefill_prompt_s * prompts_of(replica)
+            + world.prefill_key_s * replica.step_read / prompts_of(replica)
+            + world.prefill_window_key_s * replica.step_window_pairs / replica.step_prefill_tokens
         )
     return float(seconds)
 
@@ -105,5 +114,8 @@ def step_joules(world: Any, replica: Any, token_cost: Any, sample_cost: Any) -> 
             + world.prefill_pair_j * replica.step_pairs
             + world.prefill_window_j * replica.step_window_pairs
             + world.prefill_read_j * replica.step_read
+            + world.prefill_prompt_j * prompts_of(replica)
+            + world.prefill_key_j * replica.step_read / prompts_of(replica)
+            + world.prefill_window_key_j * replica.step_window_pairs / replica.step_prefill_tokens
         )
     return float(joules)

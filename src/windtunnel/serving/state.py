@@ -38,7 +38,9 @@ WORLD = _dtype(
     cluster=(_i, "replicas router seed draws stages depth queued usable_blocks hash_mask token_output"),
     cost=(_f, "base_s per_token_s per_context_s host_s host_request_s"),
     prefill=(_f, "prefill_step_s prefill_token_s prefill_pair_s prefill_window_s prefill_read_s"),
+    prefill_tiles=(_f, "prefill_prompt_s prefill_key_s prefill_window_key_s"),
     energy=(_f, "prefill_step_j prefill_token_j prefill_pair_j prefill_window_j prefill_read_j"),
+    tiles_energy=(_f, "prefill_prompt_j prefill_key_j prefill_window_key_j"),
     decode_energy=(_f, "decode_request_j decode_context_j decode_window_j"),
     kind=(_i, "linear window mixed"),
     clock=(_f, "now_s next_arrival_s deadline_s next_sample_s sample_interval_s"),
@@ -56,6 +58,7 @@ WORLD = _dtype(
         _f,
         "draft_step_s draft_prefill_step_s draft_prefill_token_s draft_prefill_pair_s draft_prefill_read_s",
     ),
+    draft_tiles=(_f, "draft_prefill_prompt_s draft_prefill_key_s draft_prefill_prompt_j draft_prefill_key_j"),
     draft_energy=(_f, "draft_decode_request_j draft_decode_context_j"),
     draft_prefill_energy=(
         _f,

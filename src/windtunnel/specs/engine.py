@@ -43,11 +43,16 @@ class KernelFactors(Spec):
         0.0,
         ge=0,
         description="bytes per second that a processor can have loaded (loads in flight over their latency) in "
-        "elementwise kernels, products of a few rows and `kv_per_query_head`; 0: no limit",
+        "elementwise kernels and products of a few rows; 0: no limit",
     )
-    kv_per_query_head: bool = Field(
-        False,
-        description="whether decode attention reads keys and values once per query head (at `load_bytes_per_s`)",
+    unpacked_bytes_per_s: float = Field(
+        0.0,
+        ge=0,
+        description="bytes per second and processor at which decode attention reads keys and values once per query "
+        "head, where it does not pack the query heads that share them; 0: it always packs",
+    )
+    packed_groups: tuple[int, ...] = Field(
+        (1,), description="query heads per KV head that decode attention packs, with `unpacked_bytes_per_s`"
     )
     apart: bool = Field(False, description="whether q, k and v, and gate and up, are products of their own")
     kernel_clocks: float = Field(

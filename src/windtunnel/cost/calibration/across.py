@@ -32,7 +32,7 @@ def across_devices(fits: Mapping[str, Mapping[str, Fit]]) -> dict[str, tuple[flo
             _log_ratio(mine, other)
             for mine in known
             for other in known
-            if mine is not other and len(mine.values) == len(other.values)
+            if mine is not other and mine.form == other.form
         ]
         if logs:
             pooled = np.concatenate(logs)

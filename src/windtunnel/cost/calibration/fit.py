@@ -24,7 +24,8 @@ from windtunnel.cost.constants import (
     MoeConstants,
     PrefillConstants,
 )
-from windtunnel.cost.device import Device
+from windtunnel.cost.device import Device, stored_bytes
+from windtunnel.cost.gemm import ACTIVATION_BYTES
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,6 +41,7 @@ class Fit:
         interval: 10 % and 90 % quantiles there of measured over predicted.
         predict: seconds of some rows on this device under any constants.
         measured_s: seconds of all rows.
+        form: what the constants mean where an operator class has several vectors of them.
     """
 
     values: tuple[float, ...]
@@ -50,6 +52,7 @@ class Fit:
     interval: tuple[float, float]
     predict: Callable[[Floats, npt.NDArray[np.int64]], Floats]
     measured_s: Floats
+    form: str = ""
 
 
 def regress(
@@ -59,6 +62,7 @@ def regress(
     low: list[float],
     high: list[float],
     train_rows: int = 2500,
+    form: str = "",
 ) -> Fit:
     """Fit `predict(constants, rows)` to measured seconds; errors on the held-out rows."""
     from scipy.optimize import least_squares
@@ -80,6 +84,7 @@ def regress(
         interval=(float(np.quantile(1.0 / ratio, 0.1)), float(np.quantile(1.0 / ratio, 0.9))),
         predict=predict,
         measured_s=measured_s,
+        form=form,
     )
 
 
@@ -88,8 +93,9 @@ def _with(device: Device, **constants: object) -> Device:
     return Device(device.accelerator, changed, device.provenance)
 
 
-def gemm_constants(x: Floats) -> GemmConstants:
-    """Constants from the regression's vector."""
+def gemm_constants(x: Floats, by_rows: bool = False) -> GemmConstants:
+    """Constants from the regression's vector: seven, and three more where kernels are for narrow formats."""
+    more = {} if len(x) == 7 else {"idle_gain": float(x[7]), "quantise_passes": float(x[8])}
     return GemmConstants(
         compute_efficiency=min(float(x[0]), 1.0),
         memory_efficiency=min(float(x[1]), 1.0),
@@ -98,21 +104,29 @@ def gemm_constants(x: Floats) -> GemmConstants:
         blend=float(x[4]),
         latency_depth_s=float(x[5]) * 1e-6,
         wave_sharing=float(x[6]),
+        tiles_by_rows=by_rows,
+        splits_depth=not by_rows,
+        **more,
     )
 
 
-def fit_gemm(columns: Columns, device: Device, dtype: str) -> Fit:
-    """Dense products: m, n, k, latency in milliseconds."""
+def fit_gemm(columns: Columns, device: Device, dtype: str, by_rows: bool = False) -> Fit:
+    """Dense products: m, n, k, latency in milliseconds; in narrow formats with the activations' quantisation.
+
+    `by_rows` says that the kernels fix their tile by the rows alone and never split the reduction.
+    """
     m, n, k = (columns[name].astype(np.float64) for name in "mnk")
     measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
-        trial = _with(device, gemm={dtype: gemm_constants(x)})
+        trial = _with(device, gemm={dtype: gemm_constants(x, by_rows)})
         return gemm.gemm_seconds(m[rows], n[rows], k[rows], trial, dtype, dtype)
 
-    return regress(
-        predict, measured, [0.75, 0.8, 3, 2, 3, 0.5, 0.5], [0.1, 0.2, 0.1, 0, 0.8, 0, 0], [1, 1, 60, 30, 12, 10, 1]
-    )
+    start, low = [0.75, 0.8, 3.0, 2.0, 3.0, 0.5, 0.5], [0.1, 0.2, 0.1, 0.0, 0.8, 0.0, 0.0]
+    high = [1.0, 1.0, 60.0, 30.0, 12.0, 10.0, 1.0]
+    if stored_bytes(dtype) < ACTIVATION_BYTES:
+        start, low, high = [*start, 0.2, 1.5], [*low, 0.0, 0.0], [*high, 1.0, 10.0]
+    return regress(predict, measured, start, low, high)
 
 
 def decode_constants(x: Floats) -> DecodeConstants:
@@ -150,6 +164,11 @@ def fit_decode(columns: Columns, device: Device) -> Fit:
     return regress(predict, measured, [0.8, 0.4, 6, 2, 2], [0.2, 0.02, 0.5, 0, 0.8], [1, 1, 60, 80, 10])
 
 
+def with_decode(device: Device, found: Fit | None) -> Device:
+    """The device with fitted decode constants, whose share of the bandwidth prefill reads the cache at."""
+    return device if found is None else _with(device, decode=decode_constants(np.asarray(found.values)))
+
+
 LATENT, ROPE = 512, 64
 """Widths of the measured latent cache, DeepSeek's."""
 
@@ -179,29 +198,40 @@ def prefill_constants(x: Floats) -> PrefillConstants:
     return PrefillConstants(
         compute_efficiency=min(float(x[0]), 1.0),
         launch_s=float(x[1]) * 1e-6,
-        tile_tokens=float(x[2]),
-        stream_passes=float(x[3]),
+        tile_tokens=attention.PREFILL_TILE / 2.0,
+        score_cycles=float(x[2]),
+        tile_cycles=float(x[3]) * 1e3,
+        prompt_cycles=float(x[4]) * 1e3,
+        tail_share=float(x[5]),
+        kv_passes=float(x[6]),
     )
 
 
 def fit_prefill(columns: Columns, device: Device) -> Fit:
-    """Prefill attention: batch_size prompts of isl new tokens after `step` cached ones."""
-    batch, isl, step, heads, kv, dim = (
-        columns[name].astype(np.float64)
-        for name in ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+    """Prefill attention: batch_size prompts of isl new tokens after `step` cached ones.
+
+    Prompts of one token are left out: engines run them as decoding requests, by other kernels.
+    """
+    batch, isl, step, heads, kv, dim, latency = (
+        columns[name].astype(np.float64)[columns["isl"] > 1]
+        for name in ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "latency")
     )
     kv = np.where(kv > 0, kv, heads)
     tokens, pairs, context = batch * isl, batch * (isl * step + isl * (isl + 1) / 2), batch * (isl + step)
-    measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
-        trial = _with(device, prefill=prefill_constants(x))
-        call, token, pair, read = attention.prefill_attention_coefficients(
-            q_heads=heads[rows], kv_heads=kv[rows], head_dim=dim[rows], v_head_dim=dim[rows], kv_bytes=2.0, device=trial
+        line = attention.prefill_attention_line(
+            q_heads=heads[rows],
+            kv_heads=kv[rows],
+            head_dim=dim[rows],
+            v_head_dim=dim[rows],
+            kv_bytes=2.0,
+            device=_with(device, prefill=prefill_constants(x)),
         )
-        return call + token * tokens[rows] + pair * pairs[rows] + read * context[rows]
+        return line.seconds(batch[rows], tokens[rows], pairs[rows], context[rows], (isl + step)[rows])
 
-    return regress(predict, measured, [0.6, 6, 64, 1], [0.05, 0.5, 0, 0], [1, 100, 1000, 8])
+    low, high = [0.05, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 100.0, 1.0, 50.0, 50.0, 10.0, 20.0]
+    return regress(predict, latency * 1e-3, [0.65, 8.0, 0.1, 3.0, 4.0, 0.5, 3.0], low, high)
 
 
 def moe_constants(x: Floats) -> MoeConstants:
@@ -242,36 +272,50 @@ def fit_moe(columns: Columns, device: Device, weight_dtype: str, compute_dtype: 
     return regress(predict, measured, [0.5, 0.7, 30, 64, 3, 0.5], low, high)
 
 
-def collective_constants(x: Floats) -> CollectiveConstants:
-    """Constants from the regression's vector."""
-    return CollectiveConstants(
-        one_shot_s=float(x[0]) * 1e-6,
-        peer_s=float(x[1]) * 1e-6,
-        ring_s=float(x[2]) * 1e-6,
-        efficiency=min(float(x[3]), 1.0),
-        contention=float(x[4]) if len(x) > 4 else 0.0,
-        over_host=len(x) > 4,
-    )
+TRAY_RANKS = 4
+"""GPUs of a host in GB200 and GB300 NVL72 racks (NVIDIA's datasheets: a compute tray)."""
+FABRIC, RACK, OVER_HOST = "fabric", "rack", "over host"
+"""Ways that the ranks of a node are joined: one fabric, one fabric over several hosts, the host's bus."""
 
 
-def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float, over_host: bool = False) -> Fit:
+def collective_constants(x: Floats, form: str = FABRIC) -> CollectiveConstants:
+    """Constants from the regression's vector: four, and what the way the ranks are joined adds."""
+    common = {
+        "one_shot_s": float(x[0]) * 1e-6,
+        "peer_s": float(x[1]) * 1e-6,
+        "ring_s": float(x[2]) * 1e-6,
+        "efficiency": min(float(x[3]), 1.0),
+    }
+    if form == OVER_HOST:
+        return CollectiveConstants(**common, contention=float(x[4]), over_host=True)
+    common["own_share"] = min(float(x[4]), 1.0)
+    if form == RACK:
+        beyond = {"switch_s": float(x[5]) * 1e-6, "hop_s": float(x[6]) * 1e-6}
+        return CollectiveConstants(**common, near_ranks=TRAY_RANKS, **beyond)
+    return CollectiveConstants(**common)
+
+
+def fit_all_reduce(columns: Columns, device: Device, rate_bytes_per_s: float, form: str = FABRIC) -> Fit:
     """All-reduce inside a node: message_size in values of two bytes, ranks, latency in milliseconds.
 
-    Over the host's bus the share of the rate may fall with the number of cards.
+    Over the host's bus the share of the rate may fall with the number of cards; in a rack of hosts that share a
+    fabric other algorithms serve the ranks of several.
     """
     size = columns["message_size"].astype(np.float64) * 2.0
     ranks = columns["num_gpus"].astype(np.int64)
     measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
-        link = Link("", rate_bytes_per_s, collective_constants(x), int(ranks.max()))
+        link = Link("", rate_bytes_per_s, collective_constants(x, form), int(ranks.max()))
         found = np.empty(len(rows))
         for count in np.unique(ranks[rows]):
             of_size = ranks[rows] == count
             found[of_size] = all_reduce_seconds(size[rows][of_size], int(count), link)
         return found
 
-    start, low, high = [5.0, 0.3, 10.0, 0.8], [0.5, 0.0, 0.5, 0.05], [60.0, 10.0, 200.0, 1.0]
-    if over_host:
-        start, low, high = [*start, 0.5], [*low, 0.0], [*high, 3.0]
-    return regress(predict, measured, start, low, high)
+    start, low, high = [5.0, 0.3, 10.0, 0.8, 0.5], [0.5, 0.0, 0.5, 0.05, 0.0], [60.0, 10.0, 200.0, 1.0, 3.0]
+    if form != OVER_HOST:
+        start[2], low[4], high[4] = 25.0, 0.05, 1.0
+    if form == RACK:
+        start, low, high = [*start, 15.0, 1.5], [*low, 0.5, 0.05], [*high, 200.0, 20.0]
+    return regress(predict, measured, start, low, high, form=form)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import yaml
 
@@ -22,14 +23,14 @@ from windtunnel.errors import Problem, TraceError
 from windtunnel.files import write_atomic
 from windtunnel.specs.assemble import default_node, scale_up_fabric
 from windtunnel.specs.fields import Spec
-from windtunnel.specs.hardware import AcceleratorSpec
+from windtunnel.specs.hardware import AcceleratorSpec, NodeSpec
 from windtunnel.specs.load import resolve
 
 # TensorRT-LLM's bf16 tables are the least noisy; attention and collectives are taken from vLLM's kernels, which
 # the default engine runs.
 GEMM_BACKENDS = {
     "bf16": ("trtllm", "sglang", "vllm"),
-    # TensorRT-LLM's fp8 entries hold the quantisation of the activations as well, which is priced apart here.
+    # SGLang's fp8 entries hold one kernel that quantises the activations; TensorRT-LLM's hold three, vLLM's a slow one.
     "fp8": ("sglang", "vllm"),
     "nvfp4": ("vllm", "sglang", "trtllm"),
 }
@@ -42,6 +43,16 @@ MOE_DTYPES = {
     "int4": ("int4_wo",),
     "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4"),
 }
+TILES_BY_ROWS = ("hopper", "blackwell")
+"""Architectures whose fp8 kernels in vLLM and SGLang (CUTLASS 3) choose a tile by the rows alone."""
+SAME_RACK = {"gb200": "gb300"}
+"""Racks of one fabric and host layout: the second was measured over several trays."""
+IN_ONE_HOST = 8
+"""GPUs of the largest server under one operating system; nodes of more are racks."""
+SLOWER_WITH_FEWER = 1.4
+"""A smaller group slower than a larger one by more than this is an error of the measurement."""
+NEGLIGIBLE = 1e-11
+"""Below every constant's unit: seconds down to picoseconds, shares."""
 MIN_WIDTH = 256
 """Products narrower than this do not occur in the models of the catalogue and are left out."""
 
@@ -78,7 +89,13 @@ def calibrate(accelerator: AcceleratorSpec, folder: Path) -> Calibration:
         problems.extend(found)
         return bool(found)
 
-    result = _calibrate(accelerator, partial(read_tables, folder, system, wrong=wrong))
+    def read(
+        kernels: str, file: str, backends: tuple[str, ...], where: Mapping[str, tuple[Any, ...]], system: str = system
+    ) -> Table | None:
+        own = system == SYSTEMS[accelerator.name]
+        return read_tables(folder, system, kernels, file, backends, where, wrong if own else None)
+
+    result = _calibrate(accelerator, read)
     if problems:
         raise TraceError(list(dict.fromkeys(problems)))
     return result
@@ -87,16 +104,29 @@ def calibrate(accelerator: AcceleratorSpec, folder: Path) -> Calibration:
 def _calibrate(accelerator: AcceleratorSpec, read: Callable[..., Table | None]) -> Calibration:
     device = Device(accelerator, calibration("generic"), "datasheet")
     result = Calibration()
-    for dtype, labels in GEMM_DTYPES.items():
-        table = _wide(read("gemm", "gemm_perf.parquet", GEMM_BACKENDS[dtype], {"gemm_dtype": labels}))
-        if table is not None and dtype in accelerator.peak_flops_per_s:
-            found = fit.fit_gemm(table.columns, device, dtype)
-            result.take(f"gemm.{dtype}", found, table, _values(fit.gemm_constants(found.values)))  # type: ignore[arg-type]
+    _fit_gemms(accelerator, device, read, result, GEMM_DTYPES)
     _fit_attention(device, read, result)
     for dtype, labels in MOE_DTYPES.items():
         _fit_moe(accelerator, device, read, dtype, labels, result)
     _fit_collective(accelerator, device, read, result)
     return result
+
+
+def _fit_gemms(
+    accelerator: AcceleratorSpec,
+    device: Device,
+    read: Callable[..., Table | None],
+    result: Calibration,
+    dtypes: Iterable[str],
+) -> None:
+    """Dense products in every format that the device computes in."""
+    for dtype in dtypes:
+        table = _wide(read("gemm", "gemm_perf.parquet", GEMM_BACKENDS[dtype], {"gemm_dtype": GEMM_DTYPES[dtype]}))
+        if table is not None and dtype in accelerator.peak_flops_per_s:
+            by_rows = dtype == "fp8" and accelerator.architecture in TILES_BY_ROWS
+            found = fit.fit_gemm(table.columns, device, dtype, by_rows)
+            values = _values(fit.gemm_constants(found.values, by_rows))  # type: ignore[arg-type]
+            result.take(f"gemm.{dtype}", found, table, values)
 
 
 def _fit_attention(device: Device, read: Callable[..., Table | None], result: Calibration) -> None:
@@ -113,7 +143,7 @@ def _fit_attention(device: Device, read: Callable[..., Table | None], result: Ca
         result.take("latent", found, table, _values(fit.decode_constants(found.values)))  # type: ignore[arg-type]
     table = read("attention", "context_attention_perf.parquet", ATTENTION_BACKENDS, common)
     if table is not None:
-        found = fit.fit_prefill(table.columns, device)
+        found = fit.fit_prefill(table.columns, fit.with_decode(device, result.fits.get("decode")))
         result.take("prefill", found, table, _values(fit.prefill_constants(found.values)))  # type: ignore[arg-type]
 
 
@@ -150,12 +180,45 @@ def _fit_collective(
     node = default_node(accelerator.name)
     if node is None:
         return
-    over_host = node.topology == "host"
+    rate = scale_up_fabric(accelerator, node).bytes_per_s
+    table = _all_reduces(read)
+    if table is None:
+        return
+    ranks = int(table.columns["num_gpus"].max())
+    form = fit.OVER_HOST if node.topology == "host" else fit.RACK if _in_rack(node, ranks) else fit.FABRIC
+    found = fit.fit_all_reduce(table.columns, device, rate, form)
+    values = _values(fit.collective_constants(found.values, form))  # type: ignore[arg-type]
+    result.take("collective", found, table, values)
+    other = SAME_RACK.get(accelerator.name)
+    beyond = _all_reduces(partial(read, system=SYSTEMS[other])) if other else None
+    if beyond is not None and form == fit.FABRIC:
+        # Measured within a tray alone: the same rack's times beyond it.
+        wide = fit.fit_all_reduce(beyond.columns, device, rate, fit.RACK)
+        known = _values(fit.collective_constants(wide.values, fit.RACK))  # type: ignore[arg-type]
+        values |= {name: known[name] for name in ("near_ranks", "switch_s", "hop_s")}
+        result.take("collective", found, table, values)
+        result.origins["collective beyond a tray"] = f"{other} {beyond.origin}"
+
+
+def _in_rack(node: NodeSpec, ranks: int) -> bool:
+    """Whether the ranks of a table span several hosts of one fabric."""
+    return node.accelerators > IN_ONE_HOST and ranks > fit.TRAY_RANKS
+
+
+def _all_reduces(read: Callable[..., Table | None]) -> Table | None:
+    """All-reduces under captured graphs, without small groups that are slower than larger ones.
+
+    Fewer ranks move less; where a table says otherwise by a wide margin its library was set up wrongly for them
+    (two ranks of GB200 at half of what the library's own table shows).
+    """
     where = {"kernel_source": ("vLLM_custom_graph", "SGLang_CustomAllReduce_graph", "TRTLLM")}
     table = read("comm", "custom_allreduce_perf.parquet", ATTENTION_BACKENDS, where)
-    if table is not None:
-        found = fit.fit_all_reduce(table.columns, device, scale_up_fabric(accelerator, node).bytes_per_s, over_host)
-        result.take("collective", found, table, _values(fit.collective_constants(found.values)))  # type: ignore[arg-type]
+    if table is None:
+        return None
+    ranks, size, latency = (table.columns[name] for name in ("num_gpus", "message_size", "latency"))
+    larger = (size[:, None] == size[None, :]) & (ranks[None, :] > ranks[:, None])
+    least = np.where(larger, latency[None, :], np.inf).min(axis=1)
+    return _rows(table, latency <= SLOWER_WITH_FEWER * least)
 
 
 def _wide(table: Table | None) -> Table | None:
@@ -168,9 +231,14 @@ def _rows(table: Table, keep: npt.NDArray[Any]) -> Table:
     return Table({name: column[keep] for name, column in table.columns.items()}, table.origin)
 
 
-def _values(constants: Spec) -> dict[str, float | bool]:
+def _values(constants: Spec) -> dict[str, float | bool | int]:
+    """Constants as they are written: four digits, and the regression's smallest numbers as the zeros they mean."""
     dumped = constants.model_dump().items()
-    return {name: value if isinstance(value, bool) else float(f"{value:.4g}") for name, value in dumped}
+    return {name: value if isinstance(value, bool | int) else _rounded(value) for name, value in dumped}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}") if abs(value) > NEGLIGIBLE else 0.0
 
 
 def entry_yaml(accelerator: AcceleratorSpec, result: Calibration, date: str) -> str:

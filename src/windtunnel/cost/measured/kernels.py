@@ -11,7 +11,7 @@ splitting their context: beside a prompt they cost about twice what they cost al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 
@@ -69,6 +69,8 @@ class MeasuredKernels:
         included: names of operators whose time is inside that of another one's table.
         notes: what was assumed when the tables were read.
         lane_rates: bytes per second at which attention reads one request's head alone (see `tail`), by table.
+        spreads: by operator class (the first part of a key), how far apart the timings of one kernel lay: 90th less
+            10th percentile over the time that counts, the median over the class. Empty where nobody recorded it.
     """
 
     device: str
@@ -77,6 +79,7 @@ class MeasuredKernels:
     included: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     lane_rates: Mapping[Key, float] = field(default_factory=dict)
+    spreads: Mapping[str, float] = field(default_factory=dict)
     _lines: dict[Key, Floats] = field(default_factory=dict)
     _besides: dict[Key, list[float]] = field(default_factory=dict)
 
@@ -137,13 +140,27 @@ class MeasuredKernels:
 
     def at_rate(self, rate: float) -> MeasuredKernels:
         """The same kernels, each running at `rate` times the speed at which it was measured."""
-        if rate == 1.0:
+        return self if rate == 1.0 else self._slowed(lambda _key: 1.0 / rate)
+
+    def leaning(self, at: float) -> MeasuredKernels:
+        """The same kernels with all times moved to `at` of their 80 % interval, from -1 to 1.
+
+        The timings of a kernel differ by its spread within a second; between the profile and what is predicted the
+        machine's state, which all its kernels share, may change by as much, to either side. So the kernels of a class
+        take `(1 + spread) ** at` times as long, all classes together. What one kernel's timing caught of a moment's
+        disturbance is left out by taking the class's median.
+        """
+        if not at or not self.spreads:
             return self
+        return self._slowed(lambda key: (1.0 + self.spreads.get(str(key[0]), 0.0)) ** at)
+
+    def _slowed(self, by: Callable[[Key], float]) -> MeasuredKernels:
+        """The same kernels, those of each table taking so many times as long."""
         tables = {
-            key: table(found.axes, {sizes: seconds / rate for sizes, seconds in found.points.items()}, found.origin)
+            key: table(found.axes, {sizes: by(key) * seconds for sizes, seconds in found.points.items()}, found.origin)
             for key, found in self.tables.items()
         }
-        lanes = {key: lane_rate * rate for key, lane_rate in self.lane_rates.items()}
+        lanes = {key: lane_rate / by(key) for key, lane_rate in self.lane_rates.items()}
         return replace(self, tables=tables, lane_rates=lanes, _lines={}, _besides={})
 
     def decode_beside_prompts(self, operator: DecodeAttention) -> tuple[Floats, Floats] | None:

@@ -10,7 +10,8 @@
     collective.parquet    kind, ranks | message_bytes | seconds
 
 Columns before the first bar say what was measured, those between the bars the sizes, and `seconds` is
-the median time of one execution; `spread` (relative, 90th to 10th percentile) and `samples` may follow.
+the median time of one execution; `spread` (relative, 90th to 10th percentile) and `samples` may follow. The
+spread gives the interval of what the tables price (see `MeasuredKernels.leaning`).
 Sizes are per rank. A device file names the folder: `kernels: FOLDER` beside `extends: ACCELERATOR`.
 """
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from windtunnel.cost.measured.check import Rows, gather, number, unit_problem
@@ -116,16 +118,18 @@ def read_own_profile(folder: Path, accelerator: AcceleratorSpec | None = None) -
         message = f"these kernels were measured on {device}, not on {accelerator.name}"
         raise TraceError(Problem(message, str(folder / PROFILE), "device", device, accelerator.name))
     tables: dict[Key, Table] = {}
+    spreads: dict[str, float] = {}
     for name in CLASSES:
         path = folder / f"{name}.parquet"
         if path.is_file():
-            tables.update(_read_class(name, path, accelerator))
+            found, spread = _read_class(name, path, accelerator)
+            tables.update(found)
+            spreads.update({name: spread} if spread else {})
     if not tables:
         raise TraceError(Problem("no tables", str(folder), allowed=", ".join(f"{name}.parquet" for name in CLASSES)))
     title = f"profile of {device}" + (f", {described['software']}" if described.get("software") else "")
-    return MeasuredKernels(
-        device, title, tables, frozenset(described.get("included") or ()), tuple(described.get("notes") or ())
-    )
+    included, notes = described.get("included") or (), described.get("notes") or ()
+    return MeasuredKernels(device, title, tables, frozenset(included), tuple(notes), spreads=spreads)
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -145,8 +149,8 @@ def _describe(path: Path) -> dict[str, Any]:
     return data
 
 
-def _read_class(name: str, path: Path, accelerator: AcceleratorSpec | None) -> dict[Key, Table]:
-    """One table of the folder, by what was measured."""
+def _read_class(name: str, path: Path, accelerator: AcceleratorSpec | None) -> tuple[dict[Key, Table], float]:
+    """One table of the folder, by what was measured, and the median spread of its timings (0: not recorded)."""
     import polars as pl
 
     try:
@@ -165,14 +169,17 @@ def _read_class(name: str, path: Path, accelerator: AcceleratorSpec | None) -> d
         raise TraceError(problems)
     said = Rows(str(path))
     groups: dict[Key, list[tuple[int, tuple[float, ...], float]]] = {}
+    spreads = []
     for line, row in enumerate(frame.iter_rows(named=True), start=1):
         numbers = [number(said, line, column, str(row[column])) for column in (*sizes, "seconds")]
         key: Key = (name, *(row[column] if column in TEXT else _whole(row[column]) for column in shape))
         groups.setdefault(key, []).append((line, tuple(numbers[:-1]), numbers[-1]))
+        if "spread" in row:
+            spreads.append(number(said, line, "spread", str(row["spread"])))
     said.check()
     tables = {key: table(sizes, gather(str(path), found, "seconds"), path.name) for key, found in groups.items()}
     _check_units(path, tables, accelerator)
-    return tables
+    return tables, float(np.median(spreads)) if spreads else 0.0
 
 
 def _whole(value: Any) -> int | float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from windtunnel.serving.jit import inlined, njit
-from windtunnel.serving.price import body_seconds, decode_seconds, step_joules
+from windtunnel.serving.price import body_seconds, decode_seconds, prompts_of, step_joules
 
 
 @inlined
@@ -45,6 +45,8 @@ def drafting_seconds(world: Any, replica: Any, token_cost: Any, sample_cost: Any
             + world.draft_prefill_token_s * replica.step_prefill_tokens
             + world.draft_prefill_pair_s * replica.step_pairs
             + world.draft_prefill_read_s * replica.step_read
+            + world.draft_prefill_prompt_s * prompts_of(replica)
+            + world.draft_prefill_key_s * replica.step_read / prompts_of(replica)
         )
     further = _passes(world, replica) - 1
     if drafting > 0 and further > 0:
@@ -75,6 +77,8 @@ def drafting_joules(world: Any, replica: Any, token_cost: Any, sample_cost: Any)
             + world.draft_prefill_token_j * replica.step_prefill_tokens
             + world.draft_prefill_pair_j * replica.step_pairs
             + world.draft_prefill_read_j * replica.step_read
+            + world.draft_prefill_prompt_j * prompts_of(replica)
+            + world.draft_prefill_key_j * replica.step_read / prompts_of(replica)
         )
     one = sample_cost[world.draft_further_row + drafting].head_j + world.draft_decode_request_j * drafting
     one += world.draft_decode_context_j * replica.step_drafters_context
