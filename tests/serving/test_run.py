@@ -160,12 +160,12 @@ def test_step_time_and_energy_follow_the_surface() -> None:
     windowed = 20 * 21 // 2 + 10 * 20 + 10 * 11 // 2 + 14 * 15 // 2
     first_s = (
         2e-4 + 3e-5 + surface.token_s[54] + 1e-4 + 54e-6 + 1e-8 * pairs + 1e-8 * windowed + 1e-7 * 54
-        + surface.sample_s[3]
+        + 3 * 2e-6 + 3e-8 * 54 / 3 + 2e-8 * windowed / 54 + surface.sample_s[3]
     )  # fmt: skip
     assert steps.end_s[0] == pytest.approx(first_s, rel=1e-9)
     contexts = sum(30 + 10 + 14 + 3 * k for k in range(1, 40))
     cut = sum(int(np.minimum(np.array([30, 10, 14]) + k, 20).sum()) for k in range(1, 40))
     joules = 0.1 * (54 + 117) + 0.01 * 120 + 0.01 * 117 + 0.001 * contexts + 0.0005 * cut
-    joules += 0.5 + 0.01 * 54 + 0.001 * pairs + 0.001 * 54
+    joules += 0.5 + 0.01 * 54 + 0.001 * pairs + 0.001 * 54 + 3 * 0.002 + 0.001 * 54 / 3
     assert result.dynamic_j[0] == pytest.approx(joules, rel=1e-9)
     assert result.busy_s[0] == pytest.approx(float(np.sum(steps.end_s - steps.start_s)), rel=1e-12)

@@ -19,7 +19,7 @@ from pydantic import Field
 from windtunnel.cost.attention import prefill_attention_line
 from windtunnel.cost.device import Device, device_of
 from windtunnel.cost.elementwise import elementwise_seconds
-from windtunnel.cost.gemm import compute_seconds, quantise_seconds
+from windtunnel.cost.gemm import compute_seconds
 from windtunnel.cost.network import (
     Group,
     Network,
@@ -214,8 +214,7 @@ def _products(same: list[Matmul], device: Device, dtype: str) -> Floats:
     memory = moved / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
     large, small = np.maximum(compute, memory), np.minimum(compute, memory)
     blended: Floats = large * (1.0 + (small / large) ** constants.blend) ** (1.0 / constants.blend)
-    seconds = blended + constants.launch_s + constants.latency_depth_s * k / 1000.0
-    return seconds + quantise_seconds(m, k, device, dtype)
+    return blended + constants.launch_s + constants.latency_depth_s * k / 1000.0
 
 
 def attention_seconds(one: Attention, device: Device) -> Number:
