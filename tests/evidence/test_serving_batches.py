@@ -93,6 +93,15 @@ def test_a_batch_in_full_swing_keeps_its_size() -> None:
     assert values["itl_median_s"] <= values["tpot_mean_s"]
 
 
+def test_prompts_beside_a_batch_cost_time_and_energy() -> None:
+    pricer = pricer_of(replace(STATIC, engine="vllm-large"))
+    alone, mixed = pricer.decode(16, 200), pricer.mixed(16, 200, 2.0, 300)
+    assert alone.seconds[0] < mixed.seconds[0] < alone.seconds[0] + pricer.prefill(2, 300).seconds[0]
+    assert mixed.joules[0] > alone.joules[0]
+    short, long = (steady_batch(pricer, 64, tokens, 400)["joules_per_output_token"] for tokens in (50, 1000))
+    assert long > short
+
+
 def test_requests_of_a_closed_loop() -> None:
     table = requests_of(CLOSED, frontend_s=0.01)
     assert len(table) == 40

@@ -20,7 +20,7 @@ from windtunnel.evidence.intervals import (
     with_interval,
 )
 from windtunnel.evidence.scenario import Claim
-from windtunnel.evidence.score import Result, record, summary
+from windtunnel.evidence.score import Result, family_of, record, summary
 
 
 def result(
@@ -44,6 +44,21 @@ def test_a_summary_by_hand() -> None:
     assert summary([])["median_abs_error"] is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "family"),
+    [
+        ("energy_per_output_token", "energy"),
+        ("avg_power_total", "energy"),
+        ("output_throughput_per_gpu", "throughput"),
+        ("itl_median", "latency"),
+        ("ttft_p99", "latency"),
+        ("mfu", "other"),
+    ],
+)
+def test_energy_is_a_family_of_its_own(metric: str, family: str) -> None:
+    assert family_of(metric) == family
+
+
 def test_the_record_holds_what_is_promised() -> None:
     done = result(100.0, 90.0, low=80.0, high=120.0)
     missing = Claim("S2", 3, 5.0, "", 1.0, None, why="input length not stated", tags={"tier": "A"})
@@ -55,6 +70,7 @@ def test_the_record_holds_what_is_promised() -> None:
     assert answer["not_expressed"] == [{"id": "S2", "why": "input length not stated"}]
     assert answer["by"]["tier"]["A"]["rows"] == 2
     assert answer["by"]["gpu"]["H100"]["expressed"] == 1
+    assert answer["by"]["family"]["throughput"]["expressed"] == 1
 
 
 @given(st.lists(st.floats(0.2, 5.0), min_size=LEAST_ROWS, max_size=200))

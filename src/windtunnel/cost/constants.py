@@ -124,6 +124,7 @@ class KernelConstants(Spec):
         moe_narrow: the same by number format of the arithmetic, or of weights that are expanded (int4, mxfp4).
         latent: decode attention over a latent cache; None takes `decode`.
         routing_skew: coefficient of variation of how often a layer's experts are visited.
+        sort_bytes: bytes at full bandwidth per logit that sampling sorts; 0 where it takes the likeliest token.
         elementwise_efficiency: share of the bandwidth that elementwise kernels reach.
         elementwise_launch_s: fixed time of one elementwise kernel inside a captured graph.
         habits: an engine's own; a device's constants have none.
@@ -141,6 +142,7 @@ class KernelConstants(Spec):
     moe: MoeConstants
     moe_narrow: dict[str, MoeConstants] = {}
     routing_skew: float = Field(0.0, ge=0)
+    sort_bytes: float = Field(0.0, ge=0)
     collective: CollectiveConstants
     elementwise_efficiency: float = Field(gt=0, le=1)
     elementwise_launch_s: Seconds = Field(ge=0)

@@ -1,13 +1,14 @@
 """Energy of operators and steps.
 
-    joules = flops * compute_share * W / peak(format) + bytes * memory_share * W / bandwidth
+    joules = flops * compute_share * W / peak(format) + bytes * byte_j
            + bytes sent * link_share * W / link rate
            + seconds * active_share * W,      W = max_w - idle_w
 
-on top of idle power at all times: `active_share` is what raised clocks draw whenever kernels run. The
-shares are kept with their sources in `catalogue/energy.yaml`. A part of a step never draws more than W
-for as long as it takes: joules above that are cut, which stands for a power cap that does not stretch
-the step.
+on top of idle power at all times. FLOPs are those executed: grouped products compute whole tiles. A byte
+costs the same on every device, a FLOP what the device's limit and peak say; `active_share` is what raised
+clocks draw whenever kernels run. The constants are kept with their sources in `catalogue/energy.yaml`. A
+part of a step never draws more than W for as long as it takes: joules above that are cut, which stands for
+clocks that the board's limit lowers, as the measured speeds of kernels contain already.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from windtunnel.cost.collective import Link
 from windtunnel.cost.device import Device
+from windtunnel.cost.moe import executed_flops
 from windtunnel.operators.collective import Collective, sent_bytes
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.moe import Experts
@@ -31,10 +33,12 @@ from windtunnel.specs.load import build, catalogue_folder
 
 
 class EnergyShares(Spec):
-    """Shares of the envelope between idle and maximum power, each at its unit's datasheet peak."""
+    """Energy constants; shares are of the envelope between idle and maximum power, at a unit's datasheet peak."""
 
-    compute_share: float = Field(gt=0, le=1, description="matrix units at peak")
-    memory_share: float = Field(gt=0, le=1, description="device memory at full bandwidth")
+    compute_share: float = Field(
+        gt=0, description="matrix units at peak; above 1 where the limit lowers their clock before they reach it"
+    )
+    byte_j: float = Field(gt=0, description="joules per byte between device memory and processors")
     active_share: float = Field(0.0, ge=0, le=1, description="clocks raised and kernels running, whatever they do")
     link_share: float = Field(ge=0, le=1, description="links to other accelerators at full rate")
     sources: tuple[Source, ...] = ()
@@ -42,7 +46,7 @@ class EnergyShares(Spec):
 
 @lru_cache(maxsize=1)
 def energy_shares() -> EnergyShares:
-    """The catalogue's shares."""
+    """The catalogue's constants."""
     text = (catalogue_folder("energy.yaml")).read_text(encoding="utf-8")
     return build(EnergyShares, yaml.safe_load(text), "catalogue/energy.yaml")
 
@@ -81,7 +85,7 @@ def energy_of(device: Device, link: Link) -> Energy:
     return Energy(
         device=device,
         dynamic_w=envelope,
-        byte_j=shares.memory_share * envelope / device.bandwidth_bytes_per_s,
+        byte_j=shares.byte_j,
         link_byte_j=shares.link_share * envelope / link.bytes_per_s,
         compute_w=shares.compute_share * envelope,
         active_w=shares.active_share * envelope,
@@ -91,12 +95,28 @@ def energy_of(device: Device, link: Link) -> Energy:
 def joules_of(operator: Operator, energy: Energy) -> Number:
     """Dynamic joules of one execution on one rank."""
     dtype = operator.compute_dtype if isinstance(operator, Matmul | Experts) else "bf16"
-    joules = operator.flops * energy.flop_j(dtype) + operator.moved_bytes * energy.byte_j
+    joules = _executed(operator, energy) * energy.flop_j(dtype) + operator.moved_bytes * energy.byte_j
     if isinstance(operator, Collective):
         joules = joules + sent_bytes(operator.kind, operator.message_bytes, operator.group) * energy.link_byte_j
     else:
         joules = joules + operator.message_bytes * energy.link_byte_j
     return joules
+
+
+def _executed(operator: Operator, energy: Energy) -> Number:
+    if not isinstance(operator, Experts):
+        return operator.flops
+    tile_rows = energy.device.constants.moe_of(operator.weight_dtype, operator.compute_dtype).tile_rows
+    return executed_flops(
+        operator.tokens,
+        experts=operator.experts,
+        local_experts=operator.local_experts,
+        experts_per_token=operator.experts_per_token,
+        hidden=operator.hidden,
+        local_ffn=operator.ffn,
+        matrices=operator.matrices,
+        tile_rows=tile_rows,
+    )
 
 
 def capped(joules: Floats, seconds: Floats, energy: Energy) -> Floats:

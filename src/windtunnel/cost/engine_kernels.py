@@ -25,6 +25,7 @@ from windtunnel.specs.fields import DTYPE_BYTES
 _NONE = KernelFactors()
 PREFILL_CYCLES = ("score_cycles", "tile_cycles", "prompt_cycles")
 """What prefill attention takes beside its matrix products; a faster kernel has less of it, too."""
+EIGHT_BITS = ("fp8", "int8")
 
 
 def device_under(device: Device, engine: EngineSpec) -> Device:
@@ -61,7 +62,11 @@ def _scaled(device: Device, factors: KernelFactors) -> KernelConstants:
             "latent": None if c.latent is None else _decode(c.latent, f),
             "prefill": _prefill(c.prefill, f),
             "moe": _moe(c.moe, f),
-            "moe_narrow": {dtype: _moe(one, f) for dtype, one in c.moe_narrow.items()},
+            "moe_narrow": {
+                dtype: _moe(one, f, f.narrow_experts if dtype in EIGHT_BITS else 1.0)
+                for dtype, one in c.moe_narrow.items()
+            },
+            "sort_bytes": f.sort_bytes,
             "elementwise_launch_s": c.elementwise_launch_s * f.launch * f.elementwise_kernels,
             "habits": KernelHabits(**{name: getattr(f, name) for name in KernelHabits.model_fields}),
         }
@@ -118,11 +123,11 @@ def _prefill(constants: PrefillConstants, factors: KernelFactors) -> PrefillCons
     )
 
 
-def _moe(constants: MoeConstants, factors: KernelFactors) -> MoeConstants:
+def _moe(constants: MoeConstants, factors: KernelFactors, rate: float = 1.0) -> MoeConstants:
     return constants.model_copy(
         update={
-            "compute_efficiency": _share(constants.compute_efficiency * factors.experts_compute),
-            "memory_efficiency": _share(constants.memory_efficiency * factors.experts_memory),
+            "compute_efficiency": _share(constants.compute_efficiency * factors.experts_compute * rate),
+            "memory_efficiency": _share(constants.memory_efficiency * factors.experts_memory * rate),
             "launch_s": constants.launch_s * factors.launch,
             "row_s": constants.row_s * factors.launch,
         }

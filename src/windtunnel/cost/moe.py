@@ -46,6 +46,31 @@ def busiest_load(rows: Floats, experts: Number, local_experts: Number, skew: flo
     return np.asarray(1.0 + np.sqrt(2.0 * np.log(1.0 / share) * variance))
 
 
+def padded_rows(routed: npt.ArrayLike, active: npt.ArrayLike, tile_rows: Number) -> Floats:
+    """Rows that are computed: each active expert's, padded by half a tile on average, at least one tile of 16 rows."""
+    rows, experts = np.broadcast_arrays(np.asarray(routed, dtype=np.float64), np.asarray(active, dtype=np.float64))
+    each = np.divide(rows, experts, out=np.zeros_like(rows), where=experts > 0)
+    return np.asarray(experts * np.maximum(each + np.minimum(tile_rows, each) / 2.0, np.minimum(tile_rows, 16.0)))
+
+
+def executed_flops(
+    tokens: npt.ArrayLike,
+    *,
+    experts: Number,
+    local_experts: Number,
+    experts_per_token: Number,
+    hidden: Number,
+    local_ffn: Number,
+    matrices: int,
+    tile_rows: Number,
+) -> Floats:
+    """FLOPs that one rank's routed experts execute on average, padding included (arguments as of `moe_seconds`)."""
+    count = np.asarray(tokens, dtype=np.float64)
+    share = local_experts / experts
+    active = active_experts(count, experts, experts_per_token) * share
+    return 2.0 * padded_rows(count * experts_per_token * share, active, tile_rows) * matrices * hidden * local_ffn
+
+
 def moe_seconds(
     tokens: npt.ArrayLike,
     *,
@@ -79,11 +104,7 @@ def moe_seconds(
     load = np.minimum(load, np.maximum(experts / experts_per_token, 1.0))
     active = np.minimum(active_experts(count, experts, experts_per_token) * share * load, local_experts)
     routed = count * experts_per_token * share * load
-    # Rows computed: each active expert's tokens, padded on average by half a tile, at least one tile of 16 rows.
-    smallest = np.minimum(constants.tile_rows, 16.0)
-    per_expert = np.divide(routed, active, out=np.zeros_like(routed), where=active > 0)
-    padded = active * np.maximum(per_expert + np.minimum(constants.tile_rows, per_expert) / 2.0, smallest)
-    flops = 2.0 * padded * matrices * hidden * local_ffn
+    flops = 2.0 * padded_rows(routed, active, constants.tile_rows) * matrices * hidden * local_ffn
     rate = constants.compute_efficiency * device.peak_flops_per_s(compute_dtype)
     weights = active * matrices * hidden * local_ffn * stored_bytes(weight_dtype)
     activations = routed * (2.0 * hidden + 3.0 * local_ffn) * 2.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,6 +13,11 @@ Floats = npt.NDArray[np.float64]
 
 CONTEXT_POINTS = 33
 """Contexts at which the decode steps of a batch are priced; steps are close to linear in between."""
+LENGTH_BIAS = 0.82
+"""Mean age of a running request over the mean output, (1 + c^2) / 2: long requests are met running more often than
+short ones. c = 0.8 is the coefficient of variation of answers' lengths."""
+TYPICAL = 0.5
+"""Median over mean of the prompts that a step holds: lengths are log-normal with a deviation of about 1.2."""
 MICRO_TOKENS = 1024
 """Tokens above which FasterTransformer cuts a pipeline's batch further."""
 
@@ -123,26 +130,30 @@ def _mean(values: Floats) -> float:
 def steady_batch(pricer: StepPricer, batch: float, input_tokens: int, output_tokens: int) -> dict[str, float]:
     """A batch of a stated mean size in full swing: as many requests begin as end.
 
-    Of every `output` steps a request takes one to prefill: a step holds `batch` decodes and
-    batch / output prompts on average. Most steps hold no prompt at all when the batch is small
-    against the output; the median gap between tokens is a step without.
+    Each request prefills once in `output` steps, so p = batch / output prompts begin in a step on average,
+    independently of each other: a share 1 - exp(-p) of the steps holds prompts, p / share of them each, beside
+    the batch that decodes. The median gap between tokens is a step with prompts where most steps hold some.
     """
-    decode_s, decode_j = _mean_decode(pricer, batch, input_tokens, output_tokens)
-    one = pricer.prefill(1, max(input_tokens, 1))
-    alone = pricer.decode(1, max(input_tokens, 1))
-    host_s = pricer.deployment.engine.step_host_s
-    # A prompt rides along in a step that decodes: it adds its work, not a step's fixed time.
-    added_s = max(float(one.seconds[0]) - min(float(alone.seconds[0]), float(one.seconds[0])), 0.0)
-    added_s = max(added_s, float(one.seconds[0]) - host_s - float(alone.seconds[0]))
+    context = input_tokens + LENGTH_BIAS * output_tokens
+    alone = pricer.decode(batch, context)
+    decode_s, decode_j = float(alone.seconds[0]), float(alone.joules[0])
     prompts = batch / output_tokens
-    mean_s = decode_s + prompts * added_s
-    joules = decode_j + prompts * float(one.joules[0])
+    share = -math.expm1(-prompts)
+    beside = pricer.mixed(batch, context, prompts / share, max(input_tokens, 1))
+    beside_s, beside_j = float(beside.seconds[0]), float(beside.joules[0])
+    mean_s = (1.0 - share) * decode_s + share * beside_s
+    joules = (1.0 - share) * decode_j + share * beside_j
     values = {
-        "itl_median_s": decode_s if prompts < 0.5 else mean_s,
+        "itl_median_s": decode_s if share < 0.5 else _typical_s(pricer, batch, context, prompts / share, input_tokens),
         "tpot_mean_s": mean_s,
         "output_tokens_per_s": batch / mean_s,
     }
     return values | _power(pricer, joules, mean_s, batch)
+
+
+def _typical_s(pricer: StepPricer, batch: float, context: float, prompts: float, input_tokens: int) -> float:
+    """Seconds of the median step that holds prompts: their lengths are skewed, most are well below the mean."""
+    return float(pricer.mixed(batch, context, prompts, max(round(TYPICAL * input_tokens), 1)).seconds[0])
 
 
 def _power(pricer: StepPricer, joules: float, seconds: float, tokens: float) -> dict[str, float]:

@@ -40,6 +40,8 @@ from windtunnel.specs.load import build, catalogue_folder, resolve
 Floats = npt.NDArray[np.float64]
 
 HOST = ("step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "frontend_s")
+ENERGY = ("mean_w", "mean_w_per_accelerator", "power_share", "joules_per_output_token")
+"""Values that the energy model's constants decide: engines' constants are fitted to times alone."""
 SOFT = 0.08
 """Residual of the logarithm beyond which a row pulls like its size, not its square."""
 STEP = 0.15
@@ -56,6 +58,7 @@ class EngineFit(Spec):
     parameters: tuple[str, ...] = ()
     add: tuple[str, ...] = ()
     start: dict[str, Seconds] = {}
+    tiers: tuple[str, ...] = ("A",)
     without: tuple[str, ...] = ()
     """Kinds of rows, as model|accelerator|metric|prompt, that say nothing of these constants; the file says why."""
 
@@ -205,7 +208,8 @@ def minimise(problem: Problem, start: dict[str, float], weak: dict[str, float], 
 def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], folds: int = FOLDS) -> Fitted | None:
     """Fit the constants of some presets; None without rows."""
     defaults = engine_fits().defaults
-    problem = problem_of(claims, one.presets, one.without)
+    mine = [c for c in claims if c.tags["tier"] in ("", *one.tiers) and c.value not in ENERGY]
+    problem = problem_of(mine, one.presets, one.without)
     if not problem.claims:
         return None
     start = start_of(one)
@@ -275,12 +279,11 @@ def source_names(claims: Sequence[Claim], presets: Sequence[str]) -> str:
 
 
 def fit_claims(paths: Sequence[Path]) -> list[Claim]:
-    """The claims that fits may use: split `fit`, tier A where rows have a tier, medians over rows that repeat."""
+    """The claims that fits may use: split `fit`; of which tiers, each fit says."""
     found: list[Claim] = []
     for path in paths:
         table = read_table(path)
-        tier = "" if table.format == "inferencex" else "A"
-        found += claims_from(table.keep(split="fit", tier=tier))
+        found += claims_from(table.keep(split="fit"))
     return found
 
 

@@ -12,8 +12,23 @@ import numpy as np
 
 from windtunnel.evidence.scenario import Claim
 
-GROUPS = ("source", "gpu", "model", "metric", "tier", "split", "engine", "mode", "provenance")
+GROUPS = ("family", "source", "gpu", "model", "metric", "tier", "split", "engine", "mode", "provenance")
 """What errors are grouped by, where rows say it."""
+
+
+def family_of(metric: str) -> str:
+    """What a metric measures: energy (joules and watts), throughput, latency, or something else."""
+    if "energy" in metric or "power" in metric:
+        return "energy"
+    if "throughput" in metric:
+        return "throughput"
+    latencies = ("latency", "ttft", "tpot", "itl", "time_per_generated_token")
+    return "latency" if any(part in metric for part in latencies) else "other"
+
+
+def tag_of(claim: Claim, name: str) -> str:
+    """The group that a claim belongs to."""
+    return family_of(claim.tags.get("metric", "")) if name == "family" else claim.tags.get(name, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +60,7 @@ class Result:
 
     def tag(self, name: str) -> str:
         """The group that the row belongs to."""
-        return self.provenance if name == "provenance" else self.claim.tags.get(name, "")
+        return self.provenance if name == "provenance" else tag_of(self.claim, name)
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in the JSON."""
@@ -98,7 +113,7 @@ def _by(results: Sequence[Result], claims: Sequence[Claim], group: str) -> dict[
         members[result.tag(group)].append(result)
     rows: defaultdict[str, int] = defaultdict(int)
     for claim in claims:
-        rows[claim.tags.get(group, "")] += 1
+        rows[tag_of(claim, group)] += 1
     found = {}
     for name in sorted(set(members) | ({key for key in rows if key} if group != "provenance" else set())):
         found[name] = {"rows": rows.get(name, len(members[name])), **summary(members[name])}

@@ -46,30 +46,55 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class StepPricer:
-    """Prices steps of one deployment. A step visits the pipeline stages one after the other."""
+    """Prices steps of one deployment. A step visits the pipeline stages one after the other.
+
+    Attributes:
+        deployment, device, links: what runs where.
+        power_cap_w: a limit per accelerator below the board's own; 0 for none.
+        constants: energy constants in place of the catalogue's (the fit tries some).
+    """
 
     deployment: DeploymentSpec
     device: Device
     links: Links
     power_cap_w: float = 0.0
+    constants: Energy | None = None
 
     def decode(self, requests: float, contexts: npt.ArrayLike) -> Steps:
         """Steps in which `requests` requests decode, for each context length of an array."""
         context = np.atleast_1d(np.asarray(contexts, dtype=np.float64))
+        attention = self._decoding(requests, context)
+        graphs = self.deployment.engine.graphs
+        return self._steps(requests, requests, requests, attention, context.shape, graphs=graphs)
+
+    def prefill(self, requests: float, tokens: int, start: int = 0, last: bool = True) -> Steps:
+        """One step in which `requests` requests compute `tokens` prompt tokens each after `start` cached ones."""
+        attention = self._prompts(requests, tokens, start)
+        sampled = requests if last else 0.0
+        return self._steps(requests * tokens, sampled, requests, attention, (1,), graphs=False, prompts=1)
+
+    def mixed(self, requests: float, contexts: npt.ArrayLike, prompts: float, tokens: int) -> Steps:
+        """Steps in which `requests` requests decode beside `prompts` whole prompts, for each context length."""
+        context = np.atleast_1d(np.asarray(contexts, dtype=np.float64))
+        attention = self._decoding(requests, context) + self._prompts(prompts, tokens)
+        all_tokens, together = requests + prompts * tokens, requests + prompts
+        return self._steps(all_tokens, together, together, attention, context.shape, graphs=False, prompts=1)
+
+    def _decoding(self, requests: float, context: Floats) -> list[Operator]:
+        """Attention of requests that decode."""
         d = self.deployment
         window = d.model.window_tokens if d.model.window_layers else 0
         windowed = np.minimum(context, window) if window else np.zeros_like(context)
         attention = decode_operators(d.model, d.plan, requests, requests * context)
-        attention += decode_window_operators(d.model, d.plan, requests, requests * windowed)
-        return self._steps(requests, requests, requests, attention, context.shape, graphs=d.engine.graphs)
+        return attention + decode_window_operators(d.model, d.plan, requests, requests * windowed)
 
-    def prefill(self, requests: float, tokens: int, start: int = 0, last: bool = True) -> Steps:
-        """One step in which `requests` requests compute `tokens` prompt tokens each after `start` cached ones."""
+    def _prompts(self, requests: float, tokens: int, start: int = 0) -> list[Operator]:
+        """Attention of prompts, or of their chunks after `start` cached tokens."""
         d = self.deployment
         window = d.model.window_tokens if d.model.window_layers else 0
         pairs = causal_pairs(start, tokens)
         windowed = windowed_pairs(start, tokens, window) if window else 0
-        attention = prefill_operators(
+        return prefill_operators(
             d.model,
             d.plan,
             requests * tokens,
@@ -80,8 +105,6 @@ class StepPricer:
             float(start + tokens),
             windowed / tokens,
         )
-        sampled = requests if last else 0.0
-        return self._steps(requests * tokens, sampled, requests, attention, (1,), graphs=False, prompts=1)
 
     def _steps(
         self,
@@ -114,7 +137,7 @@ class StepPricer:
 
     @property
     def _energy(self) -> Energy:
-        return energy_of(self.device, self.links.tensor)
+        return self.constants or energy_of(self.device, self.links.tensor)
 
     @property
     def _most_w(self) -> float:

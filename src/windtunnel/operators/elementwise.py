@@ -14,14 +14,24 @@ class Elementwise(Operator):
     Attributes:
         rows: rows, tokens as a rule.
         kernels: kernels that the fusion leaves.
+        logits: scores that sampling chooses from, which some engines sort first.
     """
 
     rows: Number
     kernels: int = 1
+    logits: Number = 0.0
 
 
 def elementwise(
-    name: str, part: Part, count: float, rows: Number, *, read: float, written: float, kernels: int = 1
+    name: str,
+    part: Part,
+    count: float,
+    rows: Number,
+    *,
+    read: float,
+    written: float,
+    kernels: int = 1,
+    logits: Number = 0.0,
 ) -> Elementwise:
     """Values read and written per row, in the activations' format; no weight worth counting."""
     return Elementwise(
@@ -32,4 +42,5 @@ def elementwise(
         write_bytes=written * ACTIVATION_BYTES * rows,
         rows=rows,
         kernels=kernels,
+        logits=logits,
     )

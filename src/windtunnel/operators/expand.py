@@ -418,7 +418,7 @@ def sample_operators(model: ModelSpec, plan: PlanSpec, sampled: Number) -> list[
         logits = part.vocab * part.ranks * ACTIVATION_BYTES * sampled
         found.append(collective("gather logits", "sampled", 1, logits, part.ranks, "all_gather"))
     values = {"read": LOGIT_VALUES_READ * model.vocab, "written": LOGIT_VALUES_WRITTEN * model.vocab}
-    found.append(elementwise("sampling", "sampled", 1, sampled, **values, kernels=2))
+    found.append(elementwise("sampling", "sampled", 1, sampled, **values, kernels=2, logits=model.vocab * sampled))
     return found
 
 

@@ -74,6 +74,15 @@ class KernelFactors(Spec):
     score_bytes: float = Field(
         0.0, ge=0, description="bytes through memory per head and query-key pair of a prompt; 0 for fused attention"
     )
+    narrow_experts: float = Field(
+        1.0, gt=0, description="rate of grouped products in 8 bits, on top of `experts_compute` and `experts_memory`"
+    )
+    sort_bytes: float = Field(
+        0.0,
+        ge=0,
+        description="bytes at full memory bandwidth that sampling costs per logit where it sorts the vocabulary "
+        "(top-p, top-k); 0 for the likeliest token",
+    )
     narrow_sums: bool = Field(
         False, description="whether 16-bit products are summed in 16 bits, which gaming cards do at twice the rate"
     )

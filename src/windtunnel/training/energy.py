@@ -34,9 +34,8 @@ def step_joules(layouts: Layouts, done: PhaseSeconds, seconds: Number, busy: Num
     micros = layouts.microbatches / layouts.pp
     dtype = "fp8" if job.plan.compute_dtype == "mxfp8" else job.plan.compute_dtype
     envelope = job.accelerator.max_w - job.accelerator.idle_w
-    drawn = envelope * (
+    drawn = shares.byte_j * micros * done.moved_bytes + envelope * (
         shares.compute_share * micros * done.flops / device.peak_flops_per_s(dtype)
-        + shares.memory_share * micros * done.moved_bytes / device.bandwidth_bytes_per_s
         + shares.link_share * micros * done.sent_bytes / max(job.scale_up.bytes_per_s, 1.0)
         + shares.active_share * busy
     )
