@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windtunnel.cost import attention, collective, gemm, moe
-from windtunnel.cost.calibration import run
+from windtunnel.cost.calibration import fit, run
 from windtunnel.cost.calibration.tables import Table
 from windtunnel.cost.device import Device, calibration, calibration_names, device_of
 from windtunnel.cost.elementwise import elementwise_seconds
@@ -203,6 +203,23 @@ def test_every_calibration_entry_loads_and_every_accelerator_has_constants() -> 
         assert calibration(name).sources
     for name in names("accelerators"):
         assert device_of(resolve("accelerators", name)).constants.gemm
+
+
+def test_experts_of_narrow_formats_are_padded_to_a_line() -> None:
+    b200 = device_of(resolve("accelerators", "b200-sxm"))
+    sizes = {"experts": 256, "local_experts": 256, "experts_per_token": 8, "hidden": 7168, "matrices": 3}
+    formats = {"device": b200, "weight_dtype": "nvfp4", "compute_dtype": "nvfp4"}
+    seconds = {width: float(moe.moe_seconds(512, local_ffn=width, **sizes, **formats)) for width in (64, 256, 257)}
+    assert seconds[64] == seconds[256] < seconds[257]
+
+
+def test_uneven_routing_touches_fewer_experts_in_the_tables() -> None:
+    tokens, experts, topk = (np.array(value, dtype=float) for value in ([1, 64, 16384], [256] * 3, [8] * 3))
+    touched = fit.touched_experts(tokens, experts, topk)
+    even = moe.active_experts(tokens, experts, topk)
+    assert touched[0] == 8
+    assert 0.6 * even[1] < touched[1] < even[1]
+    assert touched[2] > 0.9 * even[2]
 
 
 def test_a_rack_leaves_an_engines_own_kernels_at_the_tray() -> None:

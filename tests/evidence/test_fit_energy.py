@@ -13,7 +13,7 @@ from windtunnel.evidence.scenario import Claim, Scenario
 from windtunnel.specs.plan import PlanSpec
 
 SCENARIO = Scenario("llama-3.1-8b", "h100-sxm", "vllm-large", PlanSpec(), "steady", 100, 100, 8)
-TRUE = (2.0, 1.2e-10, 0.2)
+TRUE = (2.0, 0.2, 1.2e-10, 1.6e-10)
 
 
 def powers(count: int, noise: float = 0.0) -> list[Power]:
@@ -22,7 +22,17 @@ def powers(count: int, noise: float = 0.0) -> list[Power]:
     for i in range(count):
         tags = {"model": f"m{i % 8}", "gpu": "h100-sxm", "metric": "avg_power_total"}
         claim = Claim(f"S{i}", i + 2, 1.0, "mean_w", 1.0, SCENARIO, tags=tags)
-        one = Power(claim, 1.0, 70.0, 630.0, rng.uniform(0, 0.2), rng.uniform(0.2, 2.5) * 1e12, rng.uniform(0.7, 1.0))
+        architecture = "ampere" if i % 4 == 0 else "hopper"
+        one = Power(
+            claim,
+            architecture,
+            1.0,
+            70.0,
+            630.0,
+            rng.uniform(0, 0.2),
+            rng.uniform(0.2, 2.5) * 1e12,
+            rng.uniform(0.7, 1.0),
+        )
         true = float(predicted_w([one], TRUE)[0])
         found.append(replace(one, measured_w=true * float(np.exp(noise * rng.normal()))))
     return found
@@ -39,7 +49,7 @@ def test_groups_left_out_are_predicted() -> None:
 
 
 def test_more_of_anything_draws_more_up_to_the_limit() -> None:
-    one = powers(1)[0]
+    one = powers(2)[1]
     base = predicted_w([one], TRUE)[0]
     for name, more in (("compute", 0.1), ("bytes_per_s", 3e11), ("busy", 0.1)):
         assert predicted_w([replace(one, **{name: getattr(one, name) + more})], TRUE)[0] > base
@@ -49,12 +59,13 @@ def test_more_of_anything_draws_more_up_to_the_limit() -> None:
 def test_constants_are_written_with_their_source(tmp_path: Path) -> None:
     path = tmp_path / "energy.yaml"
     path.write_text(
-        "compute_share: 1\nbyte_j: 1\nactive_share: 1\nsources:\n"
+        "compute_share: 1\nbyte_j: 1\nactive_share: 1\napart:\n  ampere: {compute_share: 1.0, byte_j: 1}\nsources:\n"
         "  - fields: [byte_j]\n    kind: calibrated\n    source: >-\n      before\n    date: x\n",
         encoding="utf-8",
     )
     write(TRUE, "after", path)
     text = path.read_text(encoding="utf-8")
-    assert "byte_j: 1.2e-10" in text
+    assert "\nbyte_j: 1.2e-10\n" in text
+    assert "  ampere: {compute_share: 1.0, byte_j: 1.6e-10}\n" in text
     assert "      after\n" in text
     assert "before" not in text

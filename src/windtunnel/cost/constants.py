@@ -78,6 +78,9 @@ class MoeConstants(Spec):
     memory_efficiency: float = Field(gt=0, le=1)
     launch_s: Seconds = Field(ge=0, description="fixed time of routing, permutation and both grouped products")
     tile_rows: float = Field(gt=0, description="rows of a tile that a group is padded to")
+    width_multiple: int = Field(
+        1, ge=1, description="an expert's width on a rank is padded to a multiple of this, weights included"
+    )
     row_s: Seconds = Field(0.0, ge=0, description="time per token and expert to gather, scatter and sum its rows")
     blend: float = Field(3.0, gt=0, description="exponent that blends compute and memory time")
 

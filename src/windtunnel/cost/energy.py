@@ -5,7 +5,7 @@
            + seconds * active_share * W,      W = max_w - idle_w
 
 on top of idle power at all times. FLOPs are those executed: grouped products compute whole tiles. A byte
-costs the same on every device, a FLOP what the device's limit and peak say; `active_share` is what raised
+costs the same on devices of one generation, a FLOP what the device's limit and peak say; `active_share` is what raised
 clocks draw whenever kernels run. The constants are kept with their sources in `catalogue/energy.yaml`. A
 part of a step never draws more than W for as long as it takes: joules above that are cut, which stands for
 clocks that the board's limit lowers, as the measured speeds of kernels contain already.
@@ -32,6 +32,13 @@ from windtunnel.specs.fields import Source, Spec
 from windtunnel.specs.load import build, catalogue_folder
 
 
+class Apart(Spec):
+    """What differs on the devices of an architecture."""
+
+    compute_share: float = Field(gt=0, description="as of all devices")
+    byte_j: float = Field(gt=0, description="as of all devices")
+
+
 class EnergyShares(Spec):
     """Energy constants; shares are of the envelope between idle and maximum power, at a unit's datasheet peak."""
 
@@ -41,7 +48,13 @@ class EnergyShares(Spec):
     byte_j: float = Field(gt=0, description="joules per byte between device memory and processors")
     active_share: float = Field(0.0, ge=0, le=1, description="clocks raised and kernels running, whatever they do")
     link_share: float = Field(ge=0, le=1, description="links to other accelerators at full rate")
+    apart: dict[str, Apart] = Field({}, description="architectures with constants of their own")
     sources: tuple[Source, ...] = ()
+
+    def of(self, architecture: str) -> EnergyShares:
+        """The constants on devices of an architecture."""
+        own = self.apart.get(architecture)
+        return self.model_copy(update=own.model_dump()) if own is not None else self
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +93,7 @@ class Energy:
 
 def energy_of(device: Device, link: Link) -> Energy:
     """Energy constants of a device whose ranks talk over a link."""
-    shares = energy_shares()
+    shares = energy_shares().of(device.accelerator.architecture)
     envelope = device.accelerator.max_w - device.accelerator.idle_w
     return Energy(
         device=device,

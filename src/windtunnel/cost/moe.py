@@ -4,6 +4,9 @@ Of E experts, of which each token visits k, a batch of T tokens is expected to t
 E * (1 - (1 - k / E)^T) under uniform routing; only these read their weights. The tokens of an expert are
 padded to tiles, and every row that is routed costs some time to gather, scatter and sum.
 
+Kernels of narrow formats pad an expert's width on a rank, stored weights included, to a multiple that their blocks
+of scales and their tiles need (`width_multiple`): an expert of 2,048 cut over 32 ranks is 64 wide and costs as 128.
+
 Where the experts are spread over R ranks, all wait for the rank with the most rows. With m rows a rank on
 average and l experts a rank, the rows of a rank vary by chance, as counts do, and because some experts are
 visited more often than others (coefficient of variation c, `routing_skew`):
@@ -83,6 +86,7 @@ def moe_seconds(
     device: Device,
     weight_dtype: str = "bf16",
     compute_dtype: str = "bf16",
+    active: Floats | None = None,
 ) -> Floats:
     """Seconds of one MoE layer's routed experts on one rank.
 
@@ -96,18 +100,21 @@ def moe_seconds(
         matrices: 3 when gated, else 2.
         device: where it runs.
         weight_dtype, compute_dtype: number formats.
+        active: distinct experts of the layer that the tokens touch, where that is known; None: uniform routing.
     """
     count = np.asarray(tokens, dtype=np.float64)
     constants = device.constants.moe_of(weight_dtype, compute_dtype)
     share = local_experts / experts
     load = busiest_load(count * experts_per_token * share, experts, local_experts, device.constants.routing_skew)
     load = np.minimum(load, np.maximum(experts / experts_per_token, 1.0))
-    active = np.minimum(active_experts(count, experts, experts_per_token) * share * load, local_experts)
+    touched = active_experts(count, experts, experts_per_token) if active is None else active
+    here = np.minimum(touched * share * load, local_experts)
+    width = np.ceil(np.asarray(local_ffn) / constants.width_multiple) * constants.width_multiple
     routed = count * experts_per_token * share * load
-    flops = 2.0 * padded_rows(routed, active, constants.tile_rows) * matrices * hidden * local_ffn
+    flops = 2.0 * padded_rows(routed, here, constants.tile_rows) * matrices * hidden * width
     rate = constants.compute_efficiency * device.peak_flops_per_s(compute_dtype)
-    weights = active * matrices * hidden * local_ffn * stored_bytes(weight_dtype)
-    activations = routed * (2.0 * hidden + 3.0 * local_ffn) * 2.0
+    weights = here * matrices * hidden * width * stored_bytes(weight_dtype)
+    activations = routed * (2.0 * hidden + 3.0 * width) * 2.0
     moved = (weights + activations) / (constants.memory_efficiency * device.bandwidth_bytes_per_s)
     compute = flops / rate
     large, small = np.maximum(compute, moved), np.minimum(compute, moved)

@@ -6,10 +6,10 @@ Takes the rows of split `fit` that state a mean power and whose set-up is expres
 
     sum of soft-L1(log(predicted / measured))
 
-over `compute_share`, `byte_j` and `active_share` of `catalogue/energy.yaml`. Rows weigh so that each
-(model, accelerator, format) counts alike. Where a run's throughput was measured too, FLOPs and bytes go at
-that speed: what the time model gets wrong is not the energy model's to repair. With `--write` the constants,
-the number of rows and the errors go into the catalogue.
+over `compute_share`, `active_share`, `byte_j` and the `byte_j` of architectures apart in `catalogue/energy.yaml`.
+Rows weigh so that each (model, accelerator, format) counts alike. Where a run's throughput was measured too, FLOPs
+and bytes go at that speed: what the time model gets wrong is not the energy model's to repair. With `--write` the
+constants, the number of rows and the errors go into the catalogue.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from windtunnel.specs.load import catalogue_folder
 Floats = npt.NDArray[np.float64]
 
 POWERS = ("mean_w", "power_share")
-NAMES = ("compute_share", "byte_j", "active_share")
+NAMES = ("compute_share", "active_share", "byte_j")
+APART = ("ampere",)
+"""Architectures whose bytes are fitted on their own; `compute_share` is held: few of their rows compute much."""
 SOFT = 0.08
 """Residual of the logarithm beyond which a row pulls like its size, not its square."""
 FOLDS = 4
@@ -53,6 +55,7 @@ class Power:
 
     Attributes:
         claim: the row.
+        architecture: of the accelerator.
         measured_w: of one accelerator.
         idle_w, envelope_w: of the accelerator.
         compute: executed FLOPs per second over the peak.
@@ -61,6 +64,7 @@ class Power:
     """
 
     claim: Claim
+    architecture: str
     measured_w: float
     idle_w: float
     envelope_w: float
@@ -87,7 +91,7 @@ def powers_of(claims: Sequence[Claim]) -> list[Power]:
             watts *= accelerator.max_w
         parts = _parts(scenario, speeds.get(scenario, math.nan))
         envelope = accelerator.max_w - accelerator.idle_w
-        found.append(Power(claim, watts, accelerator.idle_w, envelope, *parts))
+        found.append(Power(claim, accelerator.architecture, watts, accelerator.idle_w, envelope, *parts))
     return found
 
 
@@ -115,11 +119,16 @@ def _run(pricer: StepPricer, constants: Energy, scenario: Scenario) -> tuple[flo
 
 
 def predicted_w(powers: Sequence[Power], constants: Sequence[float]) -> Floats:
-    """Watts of each row's accelerator under (compute_share, byte_j, active_share)."""
-    compute_share, byte_j, active_share = constants
+    """Watts of each row's accelerator under (compute_share, active_share, byte_j, byte_j of those apart)."""
+    compute_share, active_share, *byte_j = constants
+    apart = energy_shares().apart
+    share = np.array(
+        [apart[p.architecture].compute_share if p.architecture in apart else compute_share for p in powers]
+    )
+    each = np.array([byte_j[1 + APART.index(p.architecture) if p.architecture in APART else 0] for p in powers])
     idle, envelope = (np.array([getattr(p, name) for p in powers]) for name in ("idle_w", "envelope_w"))
     compute, moved, busy = (np.array([getattr(p, n) for p in powers]) for n in ("compute", "bytes_per_s", "busy"))
-    drawn = (compute_share * compute + active_share * busy) * envelope + byte_j * moved
+    drawn = (share * compute + active_share * busy) * envelope + each * moved
     return np.asarray(idle + np.minimum(drawn, envelope))
 
 
@@ -134,12 +143,13 @@ def fitted(powers: Sequence[Power]) -> tuple[float, ...]:
     def residuals(point: Floats) -> Floats:
         return np.asarray(weights * np.log(predicted_w(powers, _constants(point)) / measured))
 
-    best = least_squares(residuals, [1.0, 1.0, 0.25], bounds=([0, 0, 0], [10, 10, 1]), loss="soft_l1", f_scale=SOFT)
+    start = [1.0, 0.25, 1.0, *(1.0 for _ in APART)]
+    best = least_squares(residuals, start, bounds=(0.0, 10.0), loss="soft_l1", f_scale=SOFT)
     return _constants(best.x)
 
 
 def _constants(point: Floats) -> tuple[float, ...]:
-    return float(point[0]), float(point[1]) * 1e-10, float(point[2])
+    return float(point[0]), float(point[1]), *(float(value) * 1e-10 for value in point[2:])
 
 
 def kind(claim: Claim) -> str:
@@ -167,8 +177,10 @@ def held_out(powers: Sequence[Power], folds: int = FOLDS) -> Floats:
 def write(constants: Sequence[float], said: str, path: Path) -> None:
     """Put the constants and where they come from into the catalogue."""
     text = path.read_text(encoding="utf-8")
-    for name, value in zip(NAMES, constants, strict=True):
+    for name, value in zip(NAMES, constants, strict=False):
         text = re.sub(rf"^{name}:.*$", f"{name}: {value:.3g}", text, flags=re.M)
+    for name, value in zip(APART, constants[len(NAMES) :], strict=True):
+        text = re.sub(rf"^(  {name}: .*byte_j: )[^}}]*", rf"\g<1>{value:.3g}", text, flags=re.M)
     text = re.sub(r"(kind: calibrated\n    source: >-\n      ).*\n", rf"\g<1>{said}\n", text)
     path.write_text(text, encoding="utf-8")
 
@@ -183,14 +195,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     powers = [p for p in powers_of(claims) if not kind(p.claim).startswith(WITHOUT)]
     constants = fitted(powers)
     shares = energy_shares()
-    before = errors(powers, (shares.compute_share, shares.byte_j, shares.active_share))
+    held = [shares.of(name).byte_j for name in ("", *APART)]
+    before = errors(powers, (shares.compute_share, shares.active_share, *held))
     after, left_out = errors(powers, constants), held_out(powers)
     said = (
         f"fitted by windtunnel.evidence.fit_energy to {len(powers)} mean board powers of inference, rows of split fit "
         f"(ML.ENERGY v3 on H100 and B200, Splitwise on A100); median error {_median(after):.1%}, "
         f"{_median(left_out):.1%} on groups left out"
     )
-    print(dict(zip(NAMES, constants, strict=True)), f"before {_median(before):.1%}", said, sep="\n")
+    print(dict(zip((*NAMES, *APART), constants, strict=True)), f"before {_median(before):.1%}", said, sep="\n")
     if given.write:
         write(constants, said, Path(str(catalogue_folder("energy.yaml"))))
     return 0

@@ -30,7 +30,7 @@ def step_joules(layouts: Layouts, done: PhaseSeconds, seconds: Number, busy: Num
         seconds: the step.
         busy: seconds of it in which a rank computes or communicates, on average.
     """
-    job, device, shares = layouts.job, layouts.device(), energy_shares()
+    job, device, shares = layouts.job, layouts.device(), energy_shares().of(layouts.job.accelerator.architecture)
     micros = layouts.microbatches / layouts.pp
     dtype = "fp8" if job.plan.compute_dtype == "mxfp8" else job.plan.compute_dtype
     envelope = job.accelerator.max_w - job.accelerator.idle_w

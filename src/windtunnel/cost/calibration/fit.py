@@ -234,7 +234,7 @@ def fit_prefill(columns: Columns, device: Device) -> Fit:
     return regress(predict, latency * 1e-3, [0.65, 8.0, 0.1, 3.0, 4.0, 0.5, 3.0], low, high)
 
 
-def moe_constants(x: Floats) -> MoeConstants:
+def moe_constants(x: Floats, width_multiple: int = 1) -> MoeConstants:
     """Constants from the regression's vector."""
     return MoeConstants(
         compute_efficiency=min(float(x[0]), 1.0),
@@ -243,15 +243,32 @@ def moe_constants(x: Floats) -> MoeConstants:
         tile_rows=float(x[3]),
         blend=float(x[4]),
         row_s=float(x[5]) * 1e-9,
+        width_multiple=width_multiple,
     )
 
 
-def fit_moe(columns: Columns, device: Device, weight_dtype: str, compute_dtype: str) -> Fit:
+def touched_experts(tokens: Floats, experts: Floats, topk: Floats) -> Floats:
+    """Experts that the tables' tokens touch, which are dealt out by a power law of exponent 1.01 and rounded.
+
+    An expert's share is all but log-uniform, from 1 to 0.8 of the tokens where there are more visits than experts and
+    from 0.01 to 2 where there are fewer; experts with less than half a token get none, and what is left over
+    goes to the largest (`power_law_logits_v3` of aiconfigurator's collector).
+    """
+    visits = tokens * topk
+    ratio = np.where(visits > experts, np.maximum(0.8 * tokens, 1.5), 200.0)
+    largest = visits / experts * ratio * np.log(ratio) / (ratio - 1.0)
+    with_some = np.minimum(np.log(np.maximum(2.0 * largest, 1.0)) / np.log(ratio), 1.0)
+    most = np.minimum(visits, experts)
+    return np.clip(experts * with_some, np.minimum(most, topk), most)
+
+
+def fit_moe(columns: Columns, device: Device, weight_dtype: str, compute_dtype: str, width_multiple: int = 1) -> Fit:
     """Grouped products of a rank that holds every expert: tokens, hidden, inter, top-k, experts, TP degree."""
     tokens, hidden, inter, topk, experts, tp = (
         columns[name].astype(np.float64)
         for name in ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size")
     )
+    touched = touched_experts(tokens, experts, topk)
     measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
@@ -263,9 +280,10 @@ def fit_moe(columns: Columns, device: Device, weight_dtype: str, compute_dtype: 
             hidden=hidden[rows],
             local_ffn=inter[rows] / tp[rows],
             matrices=3,
-            device=_with(device, moe=moe_constants(x), moe_narrow={}),
+            device=_with(device, moe=moe_constants(x, width_multiple), moe_narrow={}),
             weight_dtype=weight_dtype,
             compute_dtype=compute_dtype,
+            active=touched[rows],
         )
 
     low, high = [0.02, 0.05, 1.0, 8.0, 1.0, 0.0], [1.0, 1.0, 400.0, 256.0, 10.0, 50.0]

@@ -51,6 +51,14 @@ IN_ONE_HOST = 8
 """GPUs of the largest server under one operating system; nodes of more are racks."""
 SLOWER_WITH_FEWER = 1.4
 """A smaller group slower than a larger one by more than this is an error of the measurement."""
+WIDTH_MULTIPLES: dict[tuple[str, str], int] = {
+    ("fp8", ""): 128,
+    ("mxfp4", ""): 128,
+    ("mxfp4", "blackwell"): 256,
+    ("nvfp4", "blackwell"): 256,
+}
+"""Multiples that experts' widths are padded to, by format and architecture: a line of 128 bytes of a tile, which is
+also fp8's block of scales; 4-bit weights that 16-bit arithmetic expands are padded to 128 by vLLM."""
 NEGLIGIBLE = 1e-11
 """Below every constant's unit: seconds down to picoseconds, shares."""
 MIN_WIDTH = 256
@@ -169,9 +177,10 @@ def _fit_moe(
     table = read("moe", "moe_perf.parquet", backends, where)
     if table is None:
         return
-    found = fit.fit_moe(table.columns, device, dtype, compute)
+    multiple = WIDTH_MULTIPLES.get((dtype, accelerator.architecture), WIDTH_MULTIPLES.get((dtype, ""), 1))
+    found = fit.fit_moe(table.columns, device, dtype, compute, multiple)
     name = "moe" if dtype == "bf16" else f"moe_narrow.{dtype}"
-    result.take(name, found, table, _values(fit.moe_constants(found.values)))  # type: ignore[arg-type]
+    result.take(name, found, table, _values(fit.moe_constants(found.values, multiple)))  # type: ignore[arg-type]
 
 
 def _fit_collective(
