@@ -86,6 +86,11 @@ def _step(job: str) -> StepTime:
     return price(TrainingJob.model_validate_json(job))
 
 
+def forget() -> None:
+    """Price jobs anew, after constants have changed."""
+    _step.cache_clear()
+
+
 def training_claims(table: Table) -> list[Claim]:
     """One claim a row."""
     return [_claim(row) for row in table.rows]
