@@ -41,7 +41,8 @@ def test_other_shares_hold_for_the_block_alone() -> None:
     slow["hopper"]["default"] *= 0.8
     with trying(slow):
         during = predict_training(row())
-    assert isinstance(before, tuple) and isinstance(during, tuple)
+    assert isinstance(before, tuple)
+    assert isinstance(during, tuple)
     assert during[0] < 0.95 * before[0]
     assert predict_training(row()) == before
 
