@@ -40,9 +40,12 @@ ENGINE_TIMES = (
     "overlapped_request_s",
     "launch_s",
     "prefill_launch_s",
+    "eager_launch_s",
+    "eager_latent_s",
     "prefill_step_s",
     "step_device_s",
     "frontend_s",
+    "frontend_token_s",
 )
 Band = tuple[float, float]
 
