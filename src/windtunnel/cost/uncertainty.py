@@ -47,6 +47,7 @@ ENGINE_TIMES = (
     "frontend_s",
     "frontend_token_s",
 )
+DECODE_TIMES = ("request_s", "head_s", "split_s", "combine_s", "regroup_s")
 Band = tuple[float, float]
 
 
@@ -152,7 +153,7 @@ def _decode(constants: DecodeConstants, by: float) -> DecodeConstants:
             "memory_efficiency": constants.memory_efficiency / by,
             "compute_efficiency": constants.compute_efficiency / by,
             "launch_s": constants.launch_s * by,
-            "request_s": constants.request_s * by,
+            **{name: getattr(constants, name) * by for name in DECODE_TIMES},
         }
     )
 
