@@ -19,6 +19,7 @@ from windtunnel.specs.load import names, resolve
 from windtunnel.specs.plan import PlanSpec
 
 DEVICES = ["a100-80g-sxm", "h100-sxm", "b200-sxm", "l40s", "mi300x", "v100-32g-sxm"]
+A100 = device_of(resolve("accelerators", "a100-80g-sxm"))
 H100 = device_of(resolve("accelerators", "h100-sxm"))
 
 devices = st.sampled_from(DEVICES).map(lambda name: device_of(resolve("accelerators", name)))
@@ -132,6 +133,44 @@ def test_prefill_pairs_take_at_least_their_arithmetic(device: Device) -> None:
         q_heads=32, kv_heads=8, head_dim=128, v_head_dim=128, kv_bytes=2, device=device
     )
     assert line.pair >= 4 * 32 * 128 / device.peak_flops_per_s("bf16")
+
+
+@given(devices, st.sampled_from([(32, 8), (8, 1), (8, 8)]))
+def test_narrow_heads_take_more_than_their_share_of_prefill(device: Device, heads: tuple[int, int]) -> None:
+    shape = {"q_heads": heads[0], "kv_heads": heads[1], "kv_bytes": 2.0, "device": device}
+    narrow = attention.prefill_attention_line(head_dim=64, v_head_dim=64, **shape)
+    wide = attention.prefill_attention_line(head_dim=128, v_head_dim=128, **shape)
+    assert wide.pair / 2 <= narrow.pair * (1 + 1e-9)
+    assert narrow.pair < wide.pair
+
+
+@pytest.mark.parametrize("device", [A100, H100], ids=["a100", "h100"])
+def test_one_prompt_leaves_processors_idle_that_many_fill(device: Device) -> None:
+    line = attention.prefill_attention_line(
+        q_heads=4, kv_heads=1, head_dim=128, v_head_dim=128, kv_bytes=2.0, device=device
+    )
+
+    def each(prompts: int) -> float:
+        n = 1024.0
+        return float(line.seconds(prompts, prompts * n, prompts * n * (n + 1) / 2, prompts * n, n)) / prompts
+
+    assert each(64) < 0.5 * each(1)
+
+
+def test_training_writes_no_cache() -> None:
+    shape = {"q_heads": 32, "kv_heads": 32, "head_dim": 128, "v_head_dim": 128, "kv_bytes": 2.0, "device": H100}
+    with_cache = attention.prefill_attention_line(**shape)
+    without = attention.prefill_attention_line(**shape, caches=False)
+    assert without.token < with_cache.token
+    assert without.pair == with_cache.pair
+
+
+def test_heads_without_a_group_are_not_split() -> None:
+    shape = {"kv_heads": 4, "head_dim": 128, "kv_bytes": 2.0, "device": A100}
+    one, many = (float(attention.decode_attention_seconds(1, 32768, q_heads=n, **shape)) for n in (4, 16))
+    assert one > 2 * many  # four streams on 108 processors against parts for all of them
+    crowd, grouped = (float(attention.decode_attention_seconds(256, 256 * 1024, q_heads=n, **shape)) for n in (4, 16))
+    assert crowd < 1.1 * grouped
 
 
 @given(st.integers(1, 8192), st.sampled_from([(8, 2), (64, 6), (256, 8)]))

@@ -52,6 +52,27 @@ def test_the_container_tells_whether_several_tokens_are_predicted() -> None:
     assert scenario().max_num_batched_tokens == 8192
 
 
+def test_scripts_of_2025_leave_a_step_room_for_one_prompt() -> None:
+    assert scenario(backend_version="1.1.0rc2.post2", measured_on="2025-12-15").max_num_batched_tokens == 1152
+
+
+def test_recipes_differ_by_precision_and_ranks() -> None:
+    sglang = {"backend": "sglang", "backend_version": "0.5.9"}
+    assert scenario(**sglang, precision="fp4").max_num_batched_tokens == 16384
+    assert scenario(**sglang).max_num_seqs == 128
+    few = scenario(**sglang, isl="8192", tp_size="4.0", moe_tp_size="4.0")
+    assert (few.max_num_batched_tokens, few.max_num_seqs) == (8192, 32)
+    vllm = {"backend": "vllm", "backend_version": "0.18.0", "model_path": "openai/gpt-oss-120b", "system": "h200_sxm"}
+    assert scenario(**vllm, precision="fp4").plan.kv_dtype == "bf16"
+    assert scenario(**vllm, precision="fp4").max_num_seqs == 16
+
+
+def test_other_clients_send_the_stated_lengths_on_average() -> None:
+    found = scenario(isl="2000", osl="500", backend_version="1.0.0rc3")
+    assert (found.input_tokens, found.output_tokens) == (2222, 556)
+    assert found.max_num_batched_tokens == 0
+
+
 def test_drafts_shorten_the_time_per_token() -> None:
     plain = predict(scenario()).values["tpot_mean_s"]
     drafted = predict(scenario(backend_version="1.2.0rc6.post3")).values["tpot_mean_s"]

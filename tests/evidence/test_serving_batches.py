@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.steps import price_step
 from windtunnel.evidence.batches import MICRO_TOKENS, micro_batch, static_batch, steady_batch
 from windtunnel.evidence.outcomes import deployment_of, predict
@@ -13,6 +15,7 @@ from windtunnel.evidence.scenario import Scenario
 from windtunnel.evidence.serving_run import requests_of
 from windtunnel.evidence.steps import StepPricer, step_pricer
 from windtunnel.operators.batch import decode_batch, prefill_batch
+from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.plan import PlanSpec
 
 STATIC = Scenario(
@@ -103,12 +106,15 @@ def test_prompts_beside_a_batch_cost_time_and_energy() -> None:
 
 
 def test_requests_of_a_closed_loop() -> None:
-    table = requests_of(CLOSED, frontend_s=0.01)
+    table = requests_of(CLOSED, EngineSpec(name="one", frontend_s=0.01, frontend_token_s=1e-5))
     assert len(table) == 40
     assert table.prompt_tokens.min() >= int(0.8 * 512)
     assert table.prompt_tokens.max() <= 512
     assert (table.after[:8] == -1).all()
     assert (table.after[8:] == -2).all()
+    # The first requests are turned into tokens one after the other, later ones as they come.
+    np.testing.assert_allclose(table.arrival_s[:8], 1e-5 * np.cumsum(table.prompt_tokens[:8]))
+    np.testing.assert_allclose(table.delay_s[8:], 0.01 + 1e-5 * table.prompt_tokens[8:])
 
 
 def test_little_s_law_of_a_closed_loop() -> None:
@@ -122,3 +128,16 @@ def test_a_set_up_that_does_not_fit_says_so() -> None:
     outcome = predict(replace(CLOSED, model="llama-3.1-405b"))
     assert not outcome.values
     assert "does not fit" in outcome.why_not
+
+
+def test_a_step_without_a_graph_takes_at_least_its_launches() -> None:
+    what = deployment_of(CLOSED)
+    slow = what.engine.model_copy(update={"eager_launch_s": 1e-3, "graph_tokens": 256})
+    slow_what = what.model_copy(update={"engine": slow})
+    small, large = prefill_batch([(0, 200)]), prefill_batch([(0, 300)])
+    assert price_step(slow_what, small).total_s < 0.1
+    found = price_step(slow_what, large).total_s
+    assert 0.2 < found < 0.5
+    surface = step_surface(slow_what)
+    assert float(surface.token_s[300]) == pytest.approx(found, rel=0.1)
+    assert float(surface.token_s[200]) < 0.1

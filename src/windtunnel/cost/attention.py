@@ -25,6 +25,8 @@ N = TypeVar("N", float, Floats)
 
 QUERY_TILE = 16.0
 """Rows that a matrix instruction computes at least; grouped queries below it are padded."""
+SPLIT_TOKENS, MOST_PARTS, SPLIT_WAVES = 128.0, 128.0, 2.0
+"""Parts of a context have 64 to 128 keys at least and are 128 at most, until every processor has about two."""
 PREFILL_TILE = 128.0
 """Queries of a prefill tile: 64 to 256 in FlashAttention's and FlashInfer's kernels, 128 in most."""
 OVERLAP = 2.0
@@ -59,6 +61,9 @@ def decode_attention_seconds(
         bytes_per_token=2.0 * kv_heads * head_dim * kv_bytes,
         flops_per_token=4.0 * padded * head_dim,
         heads=kv_heads,
+        q_heads=q_heads,
+        limited=q_heads <= kv_heads,
+        splits=q_heads > kv_heads,
         device=device,
     )
     habits = device.constants.habits
@@ -90,6 +95,9 @@ def decode_mla_seconds(
         bytes_per_token=(latent_dim + rope_dim) * kv_bytes,
         flops_per_token=2.0 * max(heads, QUERY_TILE) * (2.0 * latent_dim + rope_dim),
         heads=1,
+        q_heads=heads,
+        limited=True,
+        splits=True,
         device=device,
         constants=device.constants.latent,
     )
@@ -102,18 +110,40 @@ def decode_work_seconds(
     bytes_per_token: float | Floats,
     flops_per_token: float | Floats,
     heads: int | Floats,
+    q_heads: int | Floats,
+    limited: bool | npt.NDArray[np.bool_],
+    splits: bool | npt.NDArray[np.bool_],
     device: Device,
     constants: DecodeConstants | None = None,
 ) -> Floats:
-    """Launch, work per request, and reading blended with computing; see the module's first lines."""
+    """Launch, work per request, and reading blended with computing; see the module's first lines.
+
+    Args:
+        requests, context_tokens: as in `decode_attention_seconds`.
+        bytes_per_token, flops_per_token: of one cached token, all heads of the rank.
+        heads, q_heads: KV heads and query heads of the rank.
+        limited: whether the kernel spreads a request and KV head over `lanes` processors at most.
+        splits: whether it splits contexts into parts and combines them.
+        device: where it runs.
+        constants: the kernel's; the device's decode constants if None.
+    """
     count = np.asarray(requests, dtype=np.float64)
     context = np.asarray(context_tokens, dtype=np.float64)
     constants = constants or device.constants.decode
+    each = np.maximum(count, 1.0)
+    streams = each * heads
+    slower = np.ones_like(streams)
+    if constants.lanes:
+        slower = np.where(limited, np.maximum(device.processors / (constants.lanes * streams), 1.0), slower)
+    parts = np.minimum(np.minimum(context / each / SPLIT_TOKENS, MOST_PARTS), SPLIT_WAVES * device.processors / streams)
+    combined = constants.split_s * parts + constants.combine_s * np.clip(parts - 1.0, 0.0, 1.0)
+    regrouped = (each > 1) & (streams > each) & np.logical_not(limited)
+    fixed = constants.launch_s + np.where(splits, combined, 0.0) + np.where(regrouped, constants.regroup_s, 0.0)
     memory = context * (bytes_per_token / (constants.memory_efficiency * device.bandwidth_bytes_per_s))
     compute = context * (flops_per_token / (constants.compute_efficiency * device.peak_flops_per_s("bf16")))
-    work = (memory**constants.blend + compute**constants.blend) ** (1.0 / constants.blend)
-    per_request = constants.request_s * heads / device.processors
-    return np.where(count > 0, constants.launch_s + per_request * count + work, 0.0)
+    work = slower * (memory**constants.blend + compute**constants.blend) ** (1.0 / constants.blend)
+    per_request = (constants.request_s * heads + constants.head_s * q_heads) / device.processors
+    return np.where(count > 0, fixed + per_request * count + work, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

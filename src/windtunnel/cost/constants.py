@@ -41,6 +41,17 @@ class DecodeConstants(Spec):
     launch_s: Seconds = Field(ge=0, description="fixed time, split and combine kernels included")
     request_s: Seconds = Field(ge=0, description="time per request and KV head on one processor")
     blend: float = Field(gt=0, description="exponent that blends the terms")
+    head_s: Seconds = Field(0.0, ge=0, description="time per request and query head on one processor")
+    split_s: Seconds = Field(0.0, ge=0, description="time per part that a context is split into, to combine them")
+    combine_s: Seconds = Field(0.0, ge=0, description="fixed time of the kernel that combines the parts")
+    regroup_s: Seconds = Field(
+        0.0, ge=0, description="copies that lay out grouped heads, with several requests and several KV heads"
+    )
+    lanes: float = Field(
+        0.0,
+        ge=0,
+        description="processors that a request and KV head gets at most, ungrouped or latent; 0: all",
+    )
 
 
 class PrefillConstants(Spec):

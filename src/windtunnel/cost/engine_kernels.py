@@ -23,6 +23,8 @@ from windtunnel.specs.engine import EngineSpec, KernelFactors
 from windtunnel.specs.fields import DTYPE_BYTES
 
 _NONE = KernelFactors()
+DECODE_LAUNCHES = ("launch_s", "split_s", "combine_s", "regroup_s")
+"""What decode attention takes beside its work."""
 PREFILL_CYCLES = ("score_cycles", "tile_cycles", "prompt_cycles")
 """What prefill attention takes beside its matrix products; a faster kernel has less of it, too."""
 EIGHT_BITS = ("fp8", "int8")
@@ -106,7 +108,7 @@ def _decode(constants: DecodeConstants, factors: KernelFactors) -> DecodeConstan
         update={
             "memory_efficiency": _share(constants.memory_efficiency * factors.decode_attention),
             "compute_efficiency": _share(constants.compute_efficiency * factors.decode_attention),
-            "launch_s": constants.launch_s * factors.launch,
+            **{name: getattr(constants, name) * factors.launch for name in DECODE_LAUNCHES},
         }
     )
 

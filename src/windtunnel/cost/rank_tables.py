@@ -21,7 +21,7 @@ from windtunnel.cost.measured.kernels import key_of
 from windtunnel.cost.measured.tail import tail_per_token_s
 from windtunnel.cost.padding import padded_tokens, padding
 from windtunnel.cost.price import Links, seconds_of, widths_of
-from windtunnel.cost.steps import launches_of
+from windtunnel.cost.steps import eager_s, launches_of
 from windtunnel.cost.surface import context_grid
 from windtunnel.operators.attention import DecodeAttention
 from windtunnel.operators.expand import (
@@ -120,6 +120,10 @@ def executed_tables(rank: Rank, engine: EngineSpec, size: int) -> tuple[Floats, 
     if not engine.graphs:
         seconds = np.maximum(seconds, token_launches(rank.model, rank.plan) * engine.launch_s)
         seconds[0] = 0.0
+    if engine.eager_launch_s:
+        floor = eager_s(rank.model, engine, token_launches(rank.model, rank.plan))
+        beyond = np.arange(len(seconds)) > engine.graph_tokens
+        seconds = np.where(beyond, np.maximum(seconds, floor), seconds)
     if engine.capture_tokens:
         executed = padding(len(seconds) - 1, engine)
         seconds, joules = seconds[executed], joules[executed]

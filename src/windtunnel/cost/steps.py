@@ -28,6 +28,8 @@ from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import Operator
 from windtunnel.operators.shard import stage_layers
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.model import ModelSpec
 
 BODY = ("tokens", "decode", "decode_window", "prefill")
 """Parts of a step that layers execute."""
@@ -118,7 +120,7 @@ def price_step(
         OperatorCost(operator, price(operator, device, links, batch.prefill_tokens), float(joules_of(operator, energy)))
         for operator in _executed(deployment, batch)
     )
-    wait = _launch_wait_s(deployment, rows)
+    wait = _launch_wait_s(deployment, rows, batch.tokens)
     body = sum(row.seconds for row in rows if row.operator.part in BODY) + wait
     head = sum(row.seconds for row in rows if row.operator.part == "sampled")
     hops = plan.pipeline_parallel - 1
@@ -177,22 +179,28 @@ def launches_of(operators: Iterable[Operator]) -> float:
     return sum(operator.count * _kernels(operator) for operator in operators)
 
 
+def eager_s(model: ModelSpec, engine: EngineSpec, launches: float) -> float:
+    """Host time of a step that replays no captured graph: its kernels, and the small operations of latent attention."""
+    return launches * engine.eager_launch_s + (model.layers * engine.eager_latent_s if model.latent else 0.0)
+
+
 def _kernels(operator: Operator) -> int:
     if isinstance(operator, Elementwise):
         return operator.kernels
     return EXPERT_KERNELS if isinstance(operator, Experts) else 1
 
 
-def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...]) -> float:
+def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...], tokens: int) -> float:
     """How much longer launching the tokens' kernels takes than running them, where no graph is replayed."""
     engine = deployment.engine
     mine = [row for row in rows if row.operator.part == "tokens"]
     launches = launches_of(row.operator for row in mine)
     prefill = any(row.operator.part == "prefill" for row in rows)
     wait = engine.step_device_s + (engine.prefill_step_s + launches * engine.prefill_launch_s if prefill else 0.0)
-    if not engine.graphs:
-        wait += max(0.0, launches * engine.launch_s - sum(row.seconds for row in mine))
-    return wait
+    host = 0.0 if engine.graphs else launches * engine.launch_s
+    if tokens > engine.graph_tokens:
+        host = max(host, eager_s(deployment.model, engine, launches))
+    return wait + max(0.0, host - sum(row.seconds for row in mine))
 
 
 def _rank_joules(rows: tuple[OperatorCost, ...], energy: Energy) -> float:

@@ -40,10 +40,14 @@ ENGINE_TIMES = (
     "overlapped_request_s",
     "launch_s",
     "prefill_launch_s",
+    "eager_launch_s",
+    "eager_latent_s",
     "prefill_step_s",
     "step_device_s",
     "frontend_s",
+    "frontend_token_s",
 )
+DECODE_TIMES = ("request_s", "head_s", "split_s", "combine_s", "regroup_s")
 Band = tuple[float, float]
 
 
@@ -155,7 +159,7 @@ def _decode(constants: DecodeConstants, by: float) -> DecodeConstants:
             "memory_efficiency": constants.memory_efficiency / by,
             "compute_efficiency": constants.compute_efficiency / by,
             "launch_s": constants.launch_s * by,
-            "request_s": constants.request_s * by,
+            **{name: getattr(constants, name) * by for name in DECODE_TIMES},
         }
     )
 

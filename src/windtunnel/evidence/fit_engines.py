@@ -39,7 +39,10 @@ from windtunnel.specs.load import build, catalogue_folder, resolve
 
 Floats = npt.NDArray[np.float64]
 
-HOST = ("step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "frontend_s")
+HOST = (
+    "step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "eager_launch_s",
+    "eager_latent_s", "frontend_s", "frontend_token_s",
+)  # fmt: skip
 ENERGY = ("mean_w", "mean_w_per_accelerator", "power_share", "joules_per_output_token")
 """Values that the energy model's constants decide: engines' constants are fitted to times alone."""
 SOFT = 0.08
@@ -61,6 +64,8 @@ class EngineFit(Spec):
     tiers: tuple[str, ...] = ("A",)
     without: tuple[str, ...] = ()
     """Kinds of rows, as model|accelerator|metric|prompt, that say nothing of these constants; the file says why."""
+    most: int = MOST_SCENARIOS
+    """Set-ups used, where they take long to simulate."""
 
 
 class Defaults(Spec):
@@ -149,13 +154,15 @@ class Problem:
         return found
 
 
-def problem_of(claims: Sequence[Claim], presets: Sequence[str], without: Sequence[str] = ()) -> Problem:
+def problem_of(
+    claims: Sequence[Claim], presets: Sequence[str], without: Sequence[str] = (), most: int = MOST_SCENARIOS
+) -> Problem:
     """The rows about some presets, thinned, weighed by group."""
     mine = [c for c in claims if c.scenario is not None and c.scenario.engine in presets]
     mine = [c for c in mine if _kind(c) not in without]
     mine.sort(key=lambda c: (c.tags["gpu"], c.tags["model"], c.id))
     scenarios = list(dict.fromkeys(c.scenario for c in mine))
-    every = max(1, -(-len(scenarios) // MOST_SCENARIOS))
+    every = max(1, -(-len(scenarios) // most))
     kept = set(scenarios[::every])
     mine = [c for c in mine if c.scenario in kept]
     groups = tuple(f"{c.tags['model']}|{c.tags['gpu']}" for c in mine)
@@ -209,7 +216,7 @@ def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], fol
     """Fit the constants of some presets; None without rows."""
     defaults = engine_fits().defaults
     mine = [c for c in claims if c.tags["tier"] in ("", *one.tiers) and c.value not in ENERGY]
-    problem = problem_of(mine, one.presets, one.without)
+    problem = problem_of(mine, one.presets, one.without, one.most)
     if not problem.claims:
         return None
     start = start_of(one)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from windtunnel.evidence.inferencex_servers import server_of
+from windtunnel.evidence.inferencex_servers import REQUESTS_PER_CLIENT, server_of
 from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named
 from windtunnel.evidence.scenario import Claim, Scenario
 from windtunnel.evidence.serving import NotExpressedError, laid_out
@@ -23,8 +23,9 @@ MEAN_LENGTH = (1.0 + LENGTH_RATIO) / 2.0
 MOST_RANKS = 16
 """Tensor-parallel ranks of one worker at most. A dump of GB200 states 12 to 72, most of which divide no model's heads:
 the accelerators of all workers of a disaggregated run, as its change log lists them."""
-REQUESTS_PER_CLIENT = 10
-"""Requests sent over the concurrency (`--num-prompts` of the harness)."""
+LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
+"""Prompts and outputs that the public harness sends; rows of other lengths come from clients whose lengths are the
+stated ones on average."""
 
 
 def inferencex_claims(table: Table) -> list[Claim]:
@@ -78,20 +79,24 @@ def _scenario(row: Row) -> Scenario:
     if not concurrency >= 1 or min(lengths) < 1:
         raise NotExpressedError("lengths or concurrency are not stated")
     weights, dense = _formats(row, model)
+    of_harness = lengths in LENGTHS
     tp, attention_dp, ep = layout_of(row)
     if tp > MOST_RANKS and attention_dp == 1:
         raise NotExpressedError(f"TP{tp} is the ranks of a disaggregated run, stated as one worker's")
+    server = server_of(row, model, accelerator[0], tp) if of_harness else None
     plan = laid_out(
         model,
         accelerator[0],
         weights,
-        "fp8",
+        server.cache_dtype if server else "fp8",
         tp=tp,
         pp=max(1, row.count("pp_size")),
         ep=ep,
         dp=attention_dp,
     )
-    server, clients = server_of(row, model, accelerator[0]), math.floor(concurrency)
+    clients = math.floor(concurrency)
+    if not of_harness:
+        lengths = round(lengths[0] / MEAN_LENGTH), round(lengths[1] / MEAN_LENGTH)
     means = round(lengths[0] * MEAN_LENGTH), round(lengths[1] * MEAN_LENGTH)
     return Scenario(
         model=model,
@@ -102,10 +107,10 @@ def _scenario(row: Row) -> Scenario:
         input_tokens=lengths[0],
         output_tokens=lengths[1],
         batch=clients,
-        requests=REQUESTS_PER_CLIENT * clients,
+        requests=(server.requests_per_client if server else REQUESTS_PER_CLIENT) * clients,
         length_ratio=LENGTH_RATIO,
         dense_dtype=dense,
-        max_num_seqs=clients if server and server.sequences else 0,
+        max_num_seqs=server.at_once(clients) if server else 0,
         max_num_batched_tokens=server.budget(*lengths, clients, attention_dp) if server else 0,
         drafts=server.drafts_of(attention_dp) if server else 0,
         waited_steps=server.waited_steps(*means, clients, tp, attention_dp) if server else 0.0,

@@ -9,13 +9,15 @@ import yaml
 from pydantic import Field
 
 from windtunnel.evidence.table import Row
-from windtunnel.specs.fields import Source, Spec
+from windtunnel.specs.fields import Dtype, Source, Spec
 from windtunnel.specs.load import build, catalogue_folder
 
 ROUNDING = 64
 """Scripts add this to prompt and sequences, and round up to it."""
 CONTEXT_MARGIN = 200
 """Tokens by which the harness sets the context longer than prompt and output."""
+REQUESTS_PER_CLIENT = 10
+"""Requests sent over the concurrency (`--num-prompts` of the harness)."""
 
 
 class Server(Spec):
@@ -25,9 +27,12 @@ class Server(Spec):
     model: str = ""
     accelerator: str = ""
     version: str = ""
+    precision: str = ""
+    ranks: int = Field(0, ge=0)
     since: str = ""
     until: str = ""
     most_tokens: int = Field(0, ge=0)
+    prompts: int = Field(0, ge=0)
     and_prompt: bool = False
     total: bool = False
     drafts: int = Field(0, ge=0)
@@ -36,14 +41,18 @@ class Server(Spec):
     balance_steps: int = Field(0, ge=0)
     gather_steps: int = Field(0, ge=0)
     gather_below: int = Field(0, ge=0)
+    gather_clients: int = Field(0, ge=0)
     gather_share: float = Field(0.0, ge=0, le=1)
     sequences: bool = False
+    most_sequences: int = Field(0, ge=0)
+    cache_dtype: Dtype = "fp8"
+    requests_per_client: int = Field(REQUESTS_PER_CLIENT, ge=1)
     cache_share: float = Field(0.0, ge=0, le=1)
     prompt: int = Field(0, ge=0)
     output: int = Field(0, ge=0)
     why: str
 
-    def about(self, row: Row, model: str, accelerator: str) -> bool:
+    def about(self, row: Row, model: str, accelerator: str, ranks: int) -> bool:
         """Whether these settings are those of a row about a model and an accelerator of the catalogue."""
         day = row.text("measured_on")
         return (
@@ -52,10 +61,16 @@ class Server(Spec):
             and self.output in (0, row.count("osl"))
             and model.startswith(self.model)
             and accelerator.startswith(self.accelerator)
+            and row.text("precision").startswith(self.precision)
+            and self.ranks in (0, ranks)
             and row.text("backend_version").startswith(self.version)
             and (not self.since or day >= self.since)
             and (not self.until or (bool(day) and day <= self.until))
         )
+
+    def at_once(self, clients: int) -> int:
+        """Requests that run at once at most; 0 for the engine's own setting."""
+        return clients if self.sequences else self.most_sequences
 
     def drafts_of(self, attention_dp: int) -> int:
         """Tokens predicted beyond the next one."""
@@ -63,6 +78,8 @@ class Server(Spec):
 
     def budget(self, prompt: int, output: int, clients: int, attention_dp: int) -> int:
         """Tokens of a step; 0 for the engine's own setting."""
+        if self.prompts:
+            return self.prompts * prompt
         if self.total:
             return prompt + output + CONTEXT_MARGIN
         if not self.and_prompt:
@@ -81,7 +98,7 @@ class Server(Spec):
         arrivals = clients / output
         if attention_dp > 1 and self.balance_steps:
             return polled + gathered_steps(self.balance_steps, attention_dp, arrivals)
-        if self.gather_steps and ranks < self.gather_below:
+        if self.gather_steps and ranks < self.gather_below and clients >= self.gather_clients:
             enough = self.gather_share * self.budget(prompt, output, clients, attention_dp) - clients
             return polled + gathered_steps(self.gather_steps, math.ceil(enough / prompt), arrivals)
         return polled
@@ -112,6 +129,6 @@ def servers() -> Servers:
     return build(Servers, yaml.safe_load(text), "catalogue/evidence/inferencex.yaml")
 
 
-def server_of(row: Row, model: str, accelerator: str) -> Server | None:
-    """The settings of a row's server, where they are known."""
-    return next((one for one in servers().settings if one.about(row, model, accelerator)), None)
+def server_of(row: Row, model: str, accelerator: str, ranks: int) -> Server | None:
+    """The settings of a row's server, where they are known; `ranks` are its tensor-parallel ones."""
+    return next((one for one in servers().settings if one.about(row, model, accelerator, ranks)), None)

@@ -15,6 +15,7 @@ from windtunnel.search.evaluate import settings_of
 from windtunnel.serving.result import Simulation
 from windtunnel.serving.run import run
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.speculation import expected_tokens_of
 from windtunnel.workload.table import AFTER_ANY, AT_ARRIVAL, RequestTable, request_table
 
@@ -47,12 +48,12 @@ def simulated(
         return f"no room for one request of {longest} tokens"
     settings = replace(settings, enable_prefix_caching=False)
     surface = surface or step_surface(deployment)
-    workload = requests_of(scenario, deployment.engine.frontend_s)
+    workload = requests_of(scenario, deployment.engine)
     done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
     if scenario.waited_steps:
         # How long a step takes is known only once the run is: the waits follow from it.
         wait_s = scenario.waited_steps * _step_s(done, deployment)
-        workload = requests_of(scenario, deployment.engine.frontend_s, wait_s)
+        workload = requests_of(scenario, deployment.engine, wait_s)
         done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
     if done.rejected.any() or not done.finished.all():
         return "the simulated engine turned requests away"
@@ -65,11 +66,12 @@ def _step_s(done: Simulation, deployment: DeploymentSpec) -> float:
     return float(np.nanmean(done.tpot_s)) * (expected_tokens_of(speculative) if speculative else 1.0)
 
 
-def requests_of(scenario: Scenario, frontend_s: float = 0.0, wait_s: float = 0.0) -> RequestTable:
+def requests_of(scenario: Scenario, engine: EngineSpec | None = None, wait_s: float = 0.0) -> RequestTable:
     """The requests of an offline or closed-loop set-up, in the order they are sent.
 
-    A client's next request reaches the scheduler `frontend_s` and `wait_s` after its last one was answered: the front
-    end's time, and how long the engine lets it wait although it could take it up.
+    A client's next request reaches the scheduler the front end's time and `wait_s` after its last one was answered:
+    how long the engine lets it wait although it could take it up. The clients' first requests come at once, and the
+    front end turns one after the other into tokens.
     """
     count = scenario.requests
     rng = np.random.default_rng(SEED)
@@ -78,8 +80,13 @@ def requests_of(scenario: Scenario, frontend_s: float = 0.0, wait_s: float = 0.0
     after = np.full(count, AT_ARRIVAL)
     if scenario.mode == "closed":
         after[int(scenario.batch) :] = AFTER_ANY
-    delay_s = np.where(after == AFTER_ANY, frontend_s + wait_s, 0.0)
-    return request_table(np.zeros(count), prompts, outputs, after=after, delay_s=delay_s)
+    if engine is None or scenario.mode != "closed":
+        return request_table(np.zeros(count), prompts, outputs, after=after)
+    tokens_s = engine.frontend_token_s * prompts
+    first = after == AT_ARRIVAL
+    arrival_s = np.cumsum(np.where(first, tokens_s, 0.0))
+    delay_s = np.where(first, 0.0, engine.frontend_s + tokens_s + wait_s)
+    return request_table(arrival_s, prompts, outputs, after=after, delay_s=delay_s)
 
 
 def _lengths(tokens: int, ratio: float, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -89,7 +96,8 @@ def _lengths(tokens: int, ratio: float, count: int, rng: np.random.Generator) ->
 
 def _values(scenario: Scenario, deployment: DeploymentSpec, surface: StepSurface, done: Simulation) -> dict[str, float]:
     frontend_s = deployment.engine.frontend_s if scenario.mode == "closed" else 0.0
-    outside_s = np.maximum(done.workload.delay_s, frontend_s)
+    sent_first = done.workload.after == AT_ARRIVAL
+    outside_s = np.where(sent_first, frontend_s + done.workload.arrival_s, done.workload.delay_s)
     ttft, tpot, e2e = done.ttft_s + outside_s, done.tpot_s, done.e2e_s + outside_s
     span = done.makespan_s
     output = float(done.output_tokens.sum())

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from windtunnel.cost.device import Device
 from windtunnel.cost.energy import Energy, energy_of, joules_of
 from windtunnel.cost.price import Links, pricing_of, seconds_of
-from windtunnel.cost.steps import launches_of
+from windtunnel.cost.steps import eager_s, launches_of
 from windtunnel.operators.batch import causal_pairs, windowed_pairs
 from windtunnel.operators.expand import (
     decode_operators,
@@ -127,6 +127,8 @@ class StepPricer:
         if not graphs:
             launches = launches_of(body) + launches_of(attention) + launches_of(head)
             device_s = np.maximum(device_s, launches * engine.launch_s)
+            if tokens > engine.graph_tokens:
+                device_s = np.maximum(device_s, eager_s(d.model, engine, launches))
             device_s = device_s + prompts * launches_of(body) * engine.prefill_launch_s
         ranks = d.plan.ranks_per_stage
         joules = ranks * self._joules(body + attention + head + hops)

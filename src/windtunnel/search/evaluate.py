@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.device import device_of
@@ -15,8 +16,11 @@ from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import Policy, SchedulerSettings, Simulation, run
 from windtunnel.serving.speculation import composes_ahead, drafting_from
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.slo import SloSpec
 from windtunnel.workload.table import AT_ARRIVAL, RequestTable
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +133,9 @@ def evaluate(
     if settings.enable_prefix_caching and not workload.shares_prefixes:
         # Nothing can be shared, so the cache changes nothing but the time that simulating it takes.
         settings = replace(settings, enable_prefix_caching=False)
-    frontend_s = engine_at(deployment.engine, at).frontend_s
+    frontend_s = _frontend_s(engine_at(deployment.engine, at), workload)
     simulation = run(
-        _at_scheduler(workload, frontend_s),
+        workload if frontend_s is None else _at_scheduler(workload, frontend_s),
         surface,
         settings,
         replicas=deployment.plan.replicas,
@@ -142,7 +146,7 @@ def evaluate(
         max_waiting=max_waiting,
         policy=policy,
     )
-    if frontend_s:
+    if frontend_s is not None:
         simulation = replace(simulation, workload=workload, arrival_s=simulation.arrival_s - frontend_s)
     return Prediction(simulation, metrics_of(simulation, slo, surface.static_w))
 
@@ -168,13 +172,29 @@ def evaluate_ends(
     return end(-far), end(far)
 
 
-def _at_scheduler(workload: RequestTable, frontend_s: float) -> RequestTable:
+def _frontend_s(engine: EngineSpec, workload: RequestTable) -> Floats | None:
+    """Seconds from each request's arrival until the scheduler sees it, or None when it does at once.
+
+    HTTP and hand-over hold up nobody else; prompts are turned into tokens one after the other:
+
+        done_i = max(arrival_i, done_(i-1)) + tokens_i
+    """
+    if not (engine.frontend_s or engine.frontend_token_s):
+        return None
+    tokens_s = engine.frontend_token_s * workload.prompt_tokens
+    until = np.cumsum(tokens_s)
+    known = workload.after == AT_ARRIVAL
+    begins_s = np.maximum.accumulate(np.where(known, workload.arrival_s - (until - tokens_s), -np.inf))
+    with np.errstate(invalid="ignore"):
+        queued_s = np.where(known, begins_s + until - workload.arrival_s, tokens_s)
+    return np.asarray(engine.frontend_s + queued_s)
+
+
+def _at_scheduler(workload: RequestTable, frontend_s: Floats) -> RequestTable:
     """The requests as they reach the scheduler, after HTTP and tokenisation; latencies count from before."""
-    if not frontend_s:
-        return workload
     waits = workload.after != AT_ARRIVAL
     return replace(
         workload,
-        arrival_s=workload.arrival_s + frontend_s,
+        arrival_s=np.maximum.accumulate(workload.arrival_s + frontend_s),
         delay_s=np.where(waits, workload.delay_s + frontend_s, workload.delay_s),
     )

@@ -138,6 +138,19 @@ class EngineSpec(Spec):
         ge=0,
         description="host time per kernel of a step that holds a prompt, where only decode steps are captured",
     )
+    eager_launch_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="host time to launch one kernel of a step of more than `graph_tokens` tokens, which replays no "
+        "captured graph: the longer of launching and running counts",
+    )
+    eager_latent_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="further host time of such a step per layer with latent attention, whose prompts take many small "
+        "operations",
+    )
+    graph_tokens: int = Field(512, ge=1, description="most tokens of a step that replays a captured graph")
     prefill_step_s: Seconds = Field(
         0.0,
         ge=0,
@@ -168,6 +181,11 @@ class EngineSpec(Spec):
         ge=0,
         description="time of a request outside the scheduler before its first token: HTTP, tokenisation, "
         "hand-over; holds up nobody else",
+    )
+    frontend_token_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="the same per prompt token, where one process turns prompts into tokens one after the other",
     )
     speculative: SpeculativeSpec | None = Field(None, description="speculative decoding, with the scheduler vllm")
     lora: LoraSpec | None = Field(None, description="LoRA adapters, with the scheduler vllm")

@@ -137,7 +137,35 @@ def decode_constants(x: Floats) -> DecodeConstants:
         launch_s=float(x[2]) * 1e-6,
         request_s=float(x[3]) * 1e-6,
         blend=float(x[4]),
+        head_s=float(x[5]) * 1e-6,
+        split_s=float(x[6]) * 1e-6,
+        combine_s=float(x[7]) * 1e-6,
+        regroup_s=float(x[8]) * 1e-6,
+        lanes=float(x[9]),
     )
+
+
+DECODE_START = [0.85, 0.5, 6.0, 2.0, 2.0, 0.05, 0.1, 1.0, 1.0, 3.0, 0.8, 2.0]
+DECODE_LOW = [0.2, 0.02, 0.5, 0.0, 0.8, 0.0, 0.0, 0.0, 0.0, 0.2, 0.05, 1.0]
+DECODE_HIGH = [1.0, 1.0, 60.0, 80.0, 10.0, 20.0, 5.0, 60.0, 60.0, 256.0, 3.0, 12.0]
+"""The regression's vector: `decode_constants`, then what `cached` takes."""
+
+
+def cached(x: Floats, read_bytes: Floats, device: Device) -> Floats:
+    """Seconds of reading relative to memory's alone, where the same data were read again and again.
+
+    The tables' kernels run repeatedly on the same keys and values, which the L2 holds when they are few. In a model
+    a layer's have been driven out by the others' when they are read again: the fit allows for this, the cost model
+    does not.
+
+    Args:
+        x: the regression's vector; its last two say how much of the L2 keeps it, and how much faster it is read.
+        read_bytes: of one launch.
+        device: where it ran.
+    """
+    held = x[-2] * (device.accelerator.l2_cache_bytes or 1.0)
+    hit = np.clip(2.0 - read_bytes / held, 0.0, 1.0)
+    return np.asarray(1.0 - hit * (1.0 - 1.0 / x[-1]))
 
 
 def fit_decode(columns: Columns, device: Device) -> Fit:
@@ -152,21 +180,30 @@ def fit_decode(columns: Columns, device: Device) -> Fit:
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
         padded = np.maximum(heads[rows] / kv[rows], attention.QUERY_TILE) * kv[rows]
+        each = 4.0 * kv[rows] * dim[rows]
         return attention.decode_work_seconds(
             batch[rows],
             context[rows],
-            bytes_per_token=4.0 * kv[rows] * dim[rows],
+            bytes_per_token=each * cached(x, each * context[rows], device),
             flops_per_token=4.0 * padded * dim[rows],
             heads=kv[rows],
+            q_heads=heads[rows],
+            limited=heads[rows] <= kv[rows],
+            splits=heads[rows] > kv[rows],
             device=_with(device, decode=decode_constants(x)),
         )
 
-    return regress(predict, measured, [0.8, 0.4, 6, 2, 2], [0.2, 0.02, 0.5, 0, 0.8], [1, 1, 60, 80, 10])
+    return regress(predict, measured, DECODE_START, DECODE_LOW, DECODE_HIGH)
 
 
 def with_decode(device: Device, found: Fit | None) -> Device:
     """The device with fitted decode constants, whose share of the bandwidth prefill reads the cache at."""
     return device if found is None else _with(device, decode=decode_constants(np.asarray(found.values)))
+
+
+def latent_constants(x: Floats) -> DecodeConstants:
+    """Constants from the regression's vector; one latent for all heads needs no regrouping."""
+    return decode_constants(x).model_copy(update={"regroup_s": 0.0})
 
 
 LATENT, ROPE = 512, 64
@@ -180,17 +217,21 @@ def fit_latent(columns: Columns, device: Device) -> Fit:
     measured = columns["latency"] * 1e-3
 
     def predict(x: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        each = 2.0 * (LATENT + ROPE)
         return attention.decode_work_seconds(
             batch[rows],
             context[rows],
-            bytes_per_token=2.0 * (LATENT + ROPE),
+            bytes_per_token=each * cached(x, each * context[rows], device),
             flops_per_token=2.0 * np.maximum(heads[rows], attention.QUERY_TILE) * (2.0 * LATENT + ROPE),
             heads=1,
+            q_heads=heads[rows],
+            limited=True,
+            splits=True,
             device=device,
-            constants=decode_constants(x),
+            constants=latent_constants(x),
         )
 
-    return regress(predict, measured, [0.8, 0.4, 6, 2, 2], [0.2, 0.02, 0.5, 0, 0.8], [1, 1, 60, 80, 10])
+    return regress(predict, measured, DECODE_START, DECODE_LOW, DECODE_HIGH)
 
 
 def prefill_constants(x: Floats) -> PrefillConstants:

@@ -148,7 +148,7 @@ def _fit_attention(device: Device, read: Callable[..., Table | None], result: Ca
     table = read("mla", "generation_mla_perf.parquet", ATTENTION_BACKENDS, {"kv_cache_dtype": ("bfloat16", "float16")})
     if table is not None:
         found = fit.fit_latent(table.columns, device)
-        result.take("latent", found, table, _values(fit.decode_constants(found.values)))  # type: ignore[arg-type]
+        result.take("latent", found, table, _values(fit.latent_constants(found.values)))  # type: ignore[arg-type]
     table = read("attention", "context_attention_perf.parquet", ATTENTION_BACKENDS, common)
     if table is not None:
         found = fit.fit_prefill(table.columns, fit.with_decode(device, result.fits.get("decode")))
