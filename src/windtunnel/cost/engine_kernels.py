@@ -86,7 +86,7 @@ def _unfused(constants: PrefillConstants, step_tokens: int) -> PrefillConstants:
 
 def _clocked(c: KernelConstants, factors: KernelFactors, kernel_s: float) -> KernelConstants:
     """The constants with one fixed time for every kernel."""
-    decode = {"launch_s": kernel_s * factors.decode_kernels}
+    decode = {"launch_s": kernel_s * factors.decode_kernels} | dict.fromkeys(("combine_s", "regroup_s"), 0.0)
     return c.model_copy(
         update={
             "gemm": {dtype: one.model_copy(update={"launch_s": kernel_s}) for dtype, one in c.gemm.items()},
