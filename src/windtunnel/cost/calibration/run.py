@@ -33,9 +33,10 @@ GEMM_BACKENDS = {
     # SGLang's fp8 entries hold one kernel that quantises the activations; TensorRT-LLM's hold three, vLLM's a slow one.
     "fp8": ("sglang", "vllm"),
     "nvfp4": ("vllm", "sglang", "trtllm"),
+    "int8": ("trtllm",),
 }
 ATTENTION_BACKENDS = ("vllm", "sglang", "trtllm")
-GEMM_DTYPES = {"bf16": ("bfloat16", "float16"), "fp8": ("fp8",), "nvfp4": ("nvfp4",)}
+GEMM_DTYPES = {"bf16": ("bfloat16", "float16"), "fp8": ("fp8",), "nvfp4": ("nvfp4",), "int8": ("sq",)}
 MOE_DTYPES = {
     "bf16": ("bfloat16", "float16"),
     "fp8": ("fp8_block", "fp8"),
@@ -43,6 +44,9 @@ MOE_DTYPES = {
     "int4": ("int4_wo",),
     "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4"),
 }
+PROFILED_BY_LAYER = ("int8",)
+"""Formats whose tables come from TensorRT's layer profiler, in steps of 1.024 us and some 5 us above a kernel's time in
+a captured graph: the products' own fixed time is bf16's."""
 TILES_BY_ROWS = ("hopper", "blackwell")
 """Architectures whose fp8 kernels in vLLM and SGLang (CUTLASS 3) choose a tile by the rows alone."""
 SAME_RACK = {"gb200": "gb300"}
@@ -59,7 +63,7 @@ WIDTH_MULTIPLES: dict[tuple[str, str], int] = {
 }
 """Multiples that experts' widths are padded to, by format and architecture: a line of 128 bytes of a tile, which is
 also fp8's block of scales; 4-bit weights that 16-bit arithmetic expands are padded to 128 by vLLM."""
-NEGLIGIBLE = 1e-11
+NEGLIGIBLE = 5e-11
 """Below every constant's unit: seconds down to picoseconds, shares."""
 MIN_WIDTH = 256
 """Products narrower than this do not occur in the models of the catalogue and are left out."""
@@ -134,6 +138,8 @@ def _fit_gemms(
             by_rows = dtype == "fp8" and accelerator.architecture in TILES_BY_ROWS
             found = fit.fit_gemm(table.columns, device, dtype, by_rows)
             values = _values(fit.gemm_constants(found.values, by_rows))  # type: ignore[arg-type]
+            if dtype in PROFILED_BY_LAYER and "bf16" in result.entry.get("gemm", {}):
+                values["launch_s"] = result.entry["gemm"]["bf16"]["launch_s"]
             result.take(f"gemm.{dtype}", found, table, values)
 
 
