@@ -144,8 +144,10 @@ class StepPricer:
     @property
     def _most_w(self) -> float:
         """Most dynamic watts of the replica's accelerators."""
-        limit = self.power_cap_w or self.deployment.accelerator.max_w
-        each = limit - self.deployment.accelerator.idle_w
+        return self._above_idle_w(self.power_cap_w or self.deployment.accelerator.max_w)
+
+    def _above_idle_w(self, limit_w: float) -> float:
+        each = limit_w - self.deployment.accelerator.idle_w
         return self.deployment.plan.accelerators_per_replica * each
 
     def _stretched(self, seconds: Floats, joules: Floats, host_s: float) -> Floats:
@@ -153,10 +155,12 @@ class StepPricer:
 
         Power above idle falls with about the square of the clock near the board's limit, where voltage
         follows frequency: a step that would draw r times what is left takes sqrt(r) times as long.
+        What the board's own limit takes off the clocks is in the kernels' measured speeds already.
         """
         if not self.power_cap_w:
             return np.array(seconds)
-        over = joules / (self._most_w * (seconds + host_s))
+        drawn = np.minimum(joules, self._above_idle_w(self.deployment.accelerator.max_w) * seconds)
+        over = drawn / (self._most_w * (seconds + host_s))
         return seconds * np.sqrt(np.maximum(over, 1.0))
 
     def _sum(self, operators: list[Operator]) -> Floats:
