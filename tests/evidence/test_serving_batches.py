@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from windtunnel.cost.build_surface import step_surface
-from windtunnel.cost.steps import price_step
+from windtunnel.cost.steps import eager_s, price_step
 from windtunnel.evidence.batches import MICRO_TOKENS, micro_batch, static_batch, steady_batch
 from windtunnel.evidence.outcomes import deployment_of, predict
 from windtunnel.evidence.scenario import Scenario
@@ -16,6 +16,7 @@ from windtunnel.evidence.serving_run import requests_of
 from windtunnel.evidence.steps import StepPricer, step_pricer
 from windtunnel.operators.batch import decode_batch, prefill_batch
 from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.load import resolve
 from windtunnel.specs.plan import PlanSpec
 
 STATIC = Scenario(
@@ -141,3 +142,12 @@ def test_a_step_without_a_graph_takes_at_least_its_launches() -> None:
     surface = step_surface(slow_what)
     assert float(surface.token_s[300]) == pytest.approx(found, rel=0.1)
     assert float(surface.token_s[200]) < 0.1
+
+
+def test_unfused_experts_and_latent_attention_take_host_time_per_layer() -> None:
+    engine = EngineSpec(name="one", eager_launch_s=1e-5, eager_latent_s=1e-3, eager_experts_s=2e-3,
+                        unfused_experts=("hopper",))  # fmt: skip
+    deepseek, llama = resolve("models", "deepseek-v3"), resolve("models", "llama-3.1-8b")
+    assert eager_s(deepseek, engine, 100.0, "blackwell") == pytest.approx(1e-3 + 61e-3)
+    assert eager_s(deepseek, engine, 100.0, "hopper") == pytest.approx(1e-3 + 61e-3 + 58 * 2e-3)
+    assert eager_s(llama, engine, 100.0, "hopper") == pytest.approx(1e-3)

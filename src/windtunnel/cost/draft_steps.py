@@ -23,7 +23,7 @@ from windtunnel.specs.speculation import SpeculativeSpec
 
 _OF_THE_STEP = (
     "step_host_s", "request_host_s", "overlapped_request_s", "step_device_s", "prefill_step_s", "prefill_launch_s",
-    "eager_launch_s", "eager_latent_s",
+    "eager_launch_s", "eager_latent_s", "eager_experts_s",
 )  # fmt: skip
 """Times of the engine that come once a step, whatever is drafted."""
 

@@ -121,7 +121,8 @@ def executed_tables(rank: Rank, engine: EngineSpec, size: int) -> tuple[Floats, 
         seconds = np.maximum(seconds, token_launches(rank.model, rank.plan) * engine.launch_s)
         seconds[0] = 0.0
     if engine.eager_launch_s:
-        floor = eager_s(rank.model, engine, token_launches(rank.model, rank.plan))
+        architecture = rank.device.accelerator.architecture
+        floor = eager_s(rank.model, engine, token_launches(rank.model, rank.plan), architecture)
         beyond = np.arange(len(seconds)) > engine.graph_tokens
         seconds = np.where(beyond, np.maximum(seconds, floor), seconds)
     if engine.capture_tokens:

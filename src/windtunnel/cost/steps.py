@@ -179,9 +179,11 @@ def launches_of(operators: Iterable[Operator]) -> float:
     return sum(operator.count * _kernels(operator) for operator in operators)
 
 
-def eager_s(model: ModelSpec, engine: EngineSpec, launches: float) -> float:
-    """Host time of a step that replays no captured graph: its kernels, and the small operations of latent attention."""
-    return launches * engine.eager_launch_s + (model.layers * engine.eager_latent_s if model.latent else 0.0)
+def eager_s(model: ModelSpec, engine: EngineSpec, launches: float, architecture: str) -> float:
+    """Host time of a step that replays no captured graph: its kernels, and small operations of some layers."""
+    latent_s = model.layers * engine.eager_latent_s if model.latent else 0.0
+    experts_s = model.moe_layers * engine.eager_experts_s if architecture in engine.unfused_experts else 0.0
+    return launches * engine.eager_launch_s + latent_s + experts_s
 
 
 def _kernels(operator: Operator) -> int:
@@ -199,7 +201,7 @@ def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...], t
     wait = engine.step_device_s + (engine.prefill_step_s + launches * engine.prefill_launch_s if prefill else 0.0)
     host = 0.0 if engine.graphs else launches * engine.launch_s
     if tokens > engine.graph_tokens:
-        host = max(host, eager_s(deployment.model, engine, launches))
+        host = max(host, eager_s(deployment.model, engine, launches, deployment.accelerator.architecture))
     return wait + max(0.0, host - sum(row.seconds for row in mine))
 
 

@@ -42,6 +42,7 @@ ENGINE_TIMES = (
     "prefill_launch_s",
     "eager_launch_s",
     "eager_latent_s",
+    "eager_experts_s",
     "prefill_step_s",
     "step_device_s",
     "frontend_s",

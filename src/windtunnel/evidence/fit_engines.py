@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 HOST = (
     "step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "eager_launch_s",
-    "eager_latent_s", "frontend_s", "frontend_token_s",
+    "eager_latent_s", "eager_experts_s", "frontend_s", "frontend_token_s",
 )  # fmt: skip
 ENERGY = ("mean_w", "mean_w_per_accelerator", "power_share", "joules_per_output_token")
 """Values that the energy model's constants decide: engines' constants are fitted to times alone."""

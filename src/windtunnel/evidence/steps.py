@@ -128,7 +128,7 @@ class StepPricer:
             launches = launches_of(body) + launches_of(attention) + launches_of(head)
             device_s = np.maximum(device_s, launches * engine.launch_s)
             if tokens > engine.graph_tokens:
-                device_s = np.maximum(device_s, eager_s(d.model, engine, launches))
+                device_s = np.maximum(device_s, eager_s(d.model, engine, launches, d.accelerator.architecture))
             device_s = device_s + prompts * launches_of(body) * engine.prefill_launch_s
         ranks = d.plan.ranks_per_stage
         joules = ranks * self._joules(body + attention + head + hops)

@@ -150,6 +150,14 @@ class EngineSpec(Spec):
         description="further host time of such a step per layer with latent attention, whose prompts take many small "
         "operations",
     )
+    eager_experts_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="further host time of such a step per layer of experts, on architectures of `unfused_experts`",
+    )
+    unfused_experts: tuple[str, ...] = Field(
+        (), description="architectures on which the engine's recipes run experts as many kernels rather than as one"
+    )
     graph_tokens: int = Field(512, ge=1, description="most tokens of a step that replays a captured graph")
     prefill_step_s: Seconds = Field(
         0.0,
