@@ -48,7 +48,7 @@ def h100_8b_surface(max_tokens: int = 2048, max_requests: int = 256, max_context
         decode_s=requests[:, None] * grid[None, :] * kv_s + (requests[:, None] > 0) * 6e-5,
         decode_window_s=np.zeros((0, 0)),
         window_tokens=0,
-        prefill_s=np.array([1e-4, 0.0, 4 * 32 * 4096 / 450e12, 0.0, kv_s]),
+        prefill_s=np.array([1e-4, 0.0, 4 * 32 * 4096 / 450e12, 0.0, kv_s, 2e-6, 1e-9, 0.0]),
         stage_share=np.ones(1),
         hop_s=np.zeros(0),
         host_s=3e-4,
@@ -56,7 +56,7 @@ def h100_8b_surface(max_tokens: int = 2048, max_requests: int = 256, max_context
         token_j=token_s * 350.0,
         sample_j=np.zeros(max_requests + 1),
         decode_j=np.array([0.0, kv_s * 300.0, 0.0]),
-        prefill_j=np.zeros(5),
+        prefill_j=np.zeros(8),
         static_w=100.0,
     )
 
