@@ -3,7 +3,7 @@
     python -m windtunnel.evidence.fit_bands SERVING.csv INFERENCEX.csv TRAINING.csv
 
 Run it after the engines are fitted. Bands are widened by what groups lose that are left out of them
-(`intervals.growth_of`); rows of split `check` take no part.
+(`intervals.growth_of`), or of the fits of engines where that is more (`--growth`); rows of split `check` take no part.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m windtunnel.evidence.fit_bands", description=__doc__)
     parser.add_argument("tables", nargs="+", type=Path)
+    parser.add_argument("--growth", type=float, default=1.0, help="least growth, as fit_engines prints it")
     parser.add_argument("--date", default="2026-11")
     given = parser.parse_args(arguments)
     results = fit_results(given.tables)
     bands = bands_of(results)
     training = [one for one in results if kind_of(one.tag("metric")) == "training"]
     data = {
-        "growth": growth_of(results),
+        "growth": max(growth_of(results), given.growth),
         "growth_by": {"training": growth_by_freedom(training, TRAINING_CONSTANTS)} if training else {},
         "datasheet": 1.5,
         "bands": {name: one.model_dump() for name, one in bands.items()},
