@@ -64,6 +64,8 @@ class EngineFit(Spec):
     tiers: tuple[str, ...] = ("A",)
     without: tuple[str, ...] = ()
     """Kinds of rows, as model|accelerator|metric|prompt, that say nothing of these constants; the file says why."""
+    firm: bool = False
+    """Whether kernel factors stray half as far, in logarithms: better on groups left out where rows are few."""
     most: int = MOST_SCENARIOS
     """Set-ups used, where they take long to simulate."""
 
@@ -222,7 +224,7 @@ def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], fol
     if not problem.claims:
         return None
     start = start_of(one)
-    weak = {name: defaults.weak[name] for name in start}
+    weak = {name: defaults.weak[name] ** (0.5 if one.firm and name not in HOST else 1.0) for name in start}
     constants = minimise(problem, start, weak)
     seen, held = problem.residuals(constants), held_out(problem, start, weak, folds)
     result = Fitted(
