@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator, Part
+from windtunnel.specs.fields import DTYPE_BYTES, Dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +45,12 @@ def elementwise(
         kernels=kernels,
         logits=logits,
     )
+
+
+def quantize(count: int, tokens: Number, width: int, computed: Dtype) -> list[Operator]:
+    """Attention's output is quantised by a kernel of its own; elsewhere that is fused with a norm or activation."""
+    narrow = DTYPE_BYTES[computed]
+    if narrow >= ACTIVATION_BYTES:
+        return []
+    written = width * narrow / ACTIVATION_BYTES
+    return [elementwise("quantise", "tokens", count, tokens, read=width, written=written)]

@@ -7,10 +7,11 @@ batch at once (the step surface).
 
 from __future__ import annotations
 
-from windtunnel.operators.attention import decode_attention, latent_decode_attention, prefill_attention
+from windtunnel.operators.attention import decode_attention, prefill_attention
 from windtunnel.operators.batch import Batch
 from windtunnel.operators.collective import collective
-from windtunnel.operators.elementwise import elementwise
+from windtunnel.operators.elementwise import elementwise, quantize
+from windtunnel.operators.latent_attention import latent_decode, latent_prefill, latent_projections
 from windtunnel.operators.linear_attention import linear_decode, linear_prefill, linear_projections
 from windtunnel.operators.matmul import matmul
 from windtunnel.operators.moe import experts
@@ -18,7 +19,7 @@ from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
 from windtunnel.operators.shard import Shard, end_dtypes, matrix_dtypes, plain_dtype, shard
 from windtunnel.operators.transfer import transfer
 from windtunnel.specs.fields import DTYPE_BYTES, Dtype
-from windtunnel.specs.model import LatentAttention, MixtureOfExperts, ModelSpec
+from windtunnel.specs.model import MixtureOfExperts, ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
 LOGIT_VALUES_READ = 3.0
@@ -72,7 +73,7 @@ def token_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Op
     together, tokens = tokens, tokens / plan.attention_data_parallel
     found = _embedding(model, part, tokens)
     found += _norms(model, tokens)
-    found += _latent_projections(model, plan, part, tokens) if model.latent else _projections(model, plan, part, tokens)
+    found += latent_projections(model, plan, part, tokens) if model.latent else _projections(model, plan, part, tokens)
     if model.linear is not None:
         found += linear_projections(model, model.linear, plan, tokens)
     if model.dense_layers:
@@ -141,47 +142,9 @@ def _projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) 
     if model.position == "rope":
         found.append(elementwise("rope", "tokens", layers, tokens, read=q + kv, written=q + kv))
     found.append(elementwise("kv write", "tokens", layers, tokens, read=2 * kv, written=2 * kv))
-    found += _quantize(layers, tokens, q, computed)
+    found += quantize(layers, tokens, q, computed)
     found.append(matmul("attention out", "tokens", layers, tokens, model.hidden, q, stored, computed))
     return found
-
-
-def _latent_projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) -> list[Operator]:
-    """Multi-head latent attention: down-projections are replicated, per-head ones sharded."""
-    a = _latent(model)
-    stored, computed = matrix_dtypes(model, plan, routed=False)
-    layers, h = model.layers, model.hidden
-    q = part.q_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
-    latent = a.kv_lora_rank + a.qk_rope_head_dim
-    if a.q_lora_rank:
-        down = a.q_lora_rank + latent
-        found: list[Operator] = [
-            matmul("q and kv down", "tokens", layers, tokens, down, h, stored, computed),
-            elementwise("latent norms", "tokens", layers, tokens, read=down, written=down, kernels=2),
-            matmul("q up", "tokens", layers, tokens, q, a.q_lora_rank, stored, computed),
-        ]
-    else:
-        found = [
-            matmul("q", "tokens", layers, tokens, q, h, stored, computed),
-            matmul("kv down", "tokens", layers, tokens, latent, h, stored, computed),
-            elementwise("latent norms", "tokens", layers, tokens, read=latent, written=latent),
-        ]
-    rotary = (part.q_heads + 1) * a.qk_rope_head_dim
-    out = part.q_heads * a.v_head_dim
-    found.append(elementwise("rope", "tokens", layers, tokens, read=rotary, written=rotary))
-    found.append(elementwise("kv write", "tokens", layers, tokens, read=latent, written=latent))
-    found += _quantize(layers, tokens, out, computed)
-    found.append(matmul("attention out", "tokens", layers, tokens, h, out, stored, computed))
-    return found
-
-
-def _quantize(count: int, tokens: Number, width: int, computed: Dtype) -> list[Operator]:
-    """Attention's output is quantised by a kernel of its own; elsewhere that is fused with a norm or activation."""
-    narrow = DTYPE_BYTES[computed]
-    if narrow >= ACTIVATION_BYTES:
-        return []
-    written = width * narrow / ACTIVATION_BYTES
-    return [elementwise("quantise", "tokens", count, tokens, read=width, written=written)]
 
 
 def _mlp(
@@ -248,7 +211,7 @@ def decode_operators(
     kv_bytes = DTYPE_BYTES[plan.kv_dtype]
     requests, context_tokens = requests / plan.attention_data_parallel, context_tokens / plan.attention_data_parallel
     if model.latent is not None:
-        return _absorbed(model, plan, part, requests, context_tokens, queries)
+        return latent_decode(model, plan, part, requests, context_tokens, queries)
     recurrent = linear_decode(model.linear, plan, requests) if model.linear is not None else []
     layers = model.attention_layers - model.window_layers
     if not layers:
@@ -282,32 +245,6 @@ def decode_window_operators(
     ]
 
 
-def _absorbed(
-    model: ModelSpec, plan: PlanSpec, part: Shard, requests: Number, context_tokens: Number, queries: int
-) -> list[Operator]:
-    """Latent attention in decode: queries are taken into the latent space, outputs out of it, per head.
-
-    The same FLOPs per token as projecting its latent up to keys and values; the matrices are
-    kept in 16 bits (they are not quantised by engines).
-    """
-    a, layers, heads = _latent(model), model.layers, part.q_heads
-    plain, rows = plain_dtype(plan), requests * queries
-    return [
-        matmul("absorb keys", "decode", layers, rows, a.kv_lora_rank, a.qk_nope_head_dim, plain, plain, batch=heads),
-        latent_decode_attention(
-            "decode attention",
-            layers,
-            requests,
-            context_tokens,
-            heads=heads * queries,
-            latent_dim=a.kv_lora_rank,
-            rope_dim=a.qk_rope_head_dim,
-            kv_bytes=DTYPE_BYTES[plan.kv_dtype],
-        ),
-        matmul("absorb values", "decode", layers, rows, a.v_head_dim, a.kv_lora_rank, plain, plain, batch=heads),
-    ]
-
-
 def prefill_operators(
     model: ModelSpec,
     plan: PlanSpec,
@@ -333,7 +270,7 @@ def prefill_operators(
     )
     kv_bytes = DTYPE_BYTES[plan.kv_dtype]
     if model.latent is not None:
-        return _expanded(model, plan, part, requests, tokens, pairs, context_tokens, keys)
+        return latent_prefill(model, plan, part, requests, tokens, pairs, context_tokens, keys)
     dims = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
     found: list[Operator] = linear_prefill(model.linear, plan, tokens) if model.linear is not None else []
     full = model.attention_layers - model.window_layers
@@ -371,39 +308,6 @@ def prefill_operators(
     return found
 
 
-def _expanded(
-    model: ModelSpec,
-    plan: PlanSpec,
-    part: Shard,
-    requests: Number,
-    tokens: Number,
-    pairs: Number,
-    context_tokens: Number,
-    keys: Number,
-) -> list[Operator]:
-    """Latent attention in prefill: keys and values are projected up, for the cached context of a chunk again."""
-    a, layers, heads = _latent(model), model.layers, part.q_heads
-    stored, computed = matrix_dtypes(model, plan, routed=False)
-    width = heads * (a.qk_nope_head_dim + a.v_head_dim)
-    return [
-        matmul("kv up", "prefill", layers, context_tokens, width, a.kv_lora_rank, stored, computed, per_row=True),
-        prefill_attention(
-            "prefill attention",
-            layers,
-            requests,
-            tokens,
-            pairs,
-            context_tokens,
-            keys,
-            q_heads=heads,
-            kv_heads=heads,
-            head_dim=a.qk_nope_head_dim + a.qk_rope_head_dim,
-            v_head_dim=a.v_head_dim,
-            kv_bytes=ACTIVATION_BYTES,
-        ),
-    ]
-
-
 def sample_operators(model: ModelSpec, plan: PlanSpec, sampled: Number) -> list[Operator]:
     """LM head over the sampled rows only, logits gathered from the ranks, and the choice of a token."""
     part = shard(model, plan)
@@ -432,8 +336,3 @@ def hop_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Oper
     if tp > 1:
         found.append(collective("gather from last stage", "hop", stages - 1, message, tp, "all_gather"))
     return found
-
-
-def _latent(model: ModelSpec) -> LatentAttention:
-    assert model.latent is not None
-    return model.latent
