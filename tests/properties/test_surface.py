@@ -15,6 +15,7 @@ from windtunnel.cost.surface import StepSurface, context_grid
 from windtunnel.operators.batch import Batch, decode_batch, prefill_batch
 from windtunnel.specs.assemble import deployment
 from windtunnel.specs.deployment import DeploymentSpec
+from windtunnel.specs.load import resolve
 from windtunnel.specs.plan import PlanSpec
 
 CASES: dict[str, tuple[str, str, PlanSpec]] = {
@@ -25,13 +26,16 @@ CASES: dict[str, tuple[str, str, PlanSpec]] = {
     "latent": ("deepseek-v3", "h200-sxm", PlanSpec(tensor_parallel=8, expert_parallel=8, weight_dtype="fp8")),
     "windowed": ("gemma-2-9b", "l40s", PlanSpec(tensor_parallel=2)),
     "learned positions": ("opt-13b", "a100-40g-sxm", PlanSpec()),
+    "unfused kernels": ("llama-3-8b", "rtx-4090", PlanSpec(weight_dtype="q4_k_m")),
 }
+LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+ENGINES = {"unfused kernels": resolve("engines", "llama.cpp").model_copy(update=LIMITS)}
 
 
 @cache
 def built(case: str) -> tuple[DeploymentSpec, StepSurface]:
     model, accelerator, plan = CASES[case]
-    found = deployment(model, accelerator, plan=plan)
+    found = deployment(model, accelerator, plan=plan, engine=ENGINES.get(case, "vllm"))
     return found, step_surface(found)
 
 
