@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -204,13 +203,11 @@ def test_wrong_addresses_and_names() -> None:
 
 
 def test_a_server_that_dies_half_way_keeps_what_came() -> None:
-    with running(Behaviour(gap_s=0.02)) as stub:
+    def answer(index: int, _asked: dict[str, Any]) -> Behaviour:
+        return Behaviour(gap_s=0.02) if index < 5 else Behaviour(close_after=0)
+
+    with running(answer) as stub:
         table = request_table(np.arange(10) * 0.2, np.full(10, 4), np.full(10, 2))
-
-        def die() -> None:
-            stub.answer = lambda _index, _asked: Behaviour(close_after=0)
-
-        threading.Timer(1.0, die).start()
         measured = measure(stub.url, table)
     assert 2 <= measured.ok.sum() <= 8
     assert "closed early" in measured.status
@@ -234,10 +231,15 @@ def test_a_wall_clock_that_jumps_is_noted_and_changes_no_latency(monkeypatch: py
 
 
 def test_a_server_that_is_gone_half_way_refuses_the_rest() -> None:
-    """The process ends: streams break off, later requests find nobody."""
-    with running(Behaviour(gap_s=0.02)) as stub:
+    """The process ends when the sixth request comes: its stream breaks off, later requests find nobody."""
+
+    def answer(index: int, _asked: dict[str, Any]) -> Behaviour:
+        if index == 5:
+            stub.stop()
+        return Behaviour(gap_s=0.002)
+
+    with running(answer) as stub:
         table = request_table(np.arange(10) * 0.2, np.full(10, 4), np.full(10, 20))
-        threading.Timer(1.0, stub.stop).start()
         measured = measure(stub.url, table)
     assert 1 <= measured.ok.sum() <= 6
     assert "refused" in measured.status
