@@ -120,9 +120,9 @@ def executed_tables(rank: Rank, engine: EngineSpec, size: int) -> tuple[Floats, 
     if not engine.graphs:
         seconds = np.maximum(seconds, token_launches(rank.model, rank.plan) * engine.launch_s)
         seconds[0] = 0.0
-    if engine.eager_launch_s:
-        architecture = rank.device.accelerator.architecture
-        floor = eager_s(rank.model, engine, token_launches(rank.model, rank.plan), architecture)
+    architecture = rank.device.accelerator.architecture
+    floor = eager_s(rank.model, engine, token_launches(rank.model, rank.plan), architecture)
+    if floor:
         beyond = np.arange(len(seconds)) > engine.graph_tokens
         seconds = np.where(beyond, np.maximum(seconds, floor), seconds)
     if engine.capture_tokens:
