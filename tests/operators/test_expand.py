@@ -38,7 +38,7 @@ def vectors(model: ModelSpec) -> int:
     """Parameters that no matrix product multiplies: norms, biases, sinks, tables of embeddings and positions."""
     h = model.hidden
     attention = model.qkv_bias * (model.heads + 2 * model.kv_heads) * model.head_dim + model.attention_out_bias * h
-    attention += 2 * model.head_dim * model.qk_norm + model.heads * model.attention_sinks
+    attention += model.qk_norm_values + model.heads * model.attention_sinks
     if model.latent:
         attention += model.latent.q_lora_rank + model.latent.kv_lora_rank
     per_layer = attention + model.norm_parameters()

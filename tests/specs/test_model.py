@@ -56,6 +56,7 @@ def test_dense_count_by_hand() -> None:
         ({"mlp_bias": True}, 2 * (16 + 16 + 8)),
         ({"head_bias": True}, 10),
         ({"qk_norm": True}, 2 * 2 * 2),
+        ({"qk_norm": True, "qk_norm_over": "layer"}, 2 * (4 + 2) * 2),
         ({"attention_sinks": True}, 2 * 4),
         ({"norm": "layernorm"}, 2 * 16 + 8),
         ({"norms_per_layer": 4}, 2 * 16),

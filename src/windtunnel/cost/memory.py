@@ -284,7 +284,10 @@ def _small_values(model: ModelSpec, part: Shard) -> int:
         biases += model.hidden
     if model.mlp_bias and model.moe is None:
         biases += (model.mlp_matrices - 1) * part.ffn + model.hidden
-    return model.norm_parameters() + 2 * model.head_dim * model.qk_norm + biases
+    qk_norms = (part.q_heads + part.kv_heads) * model.head_dim * model.qk_norm
+    if model.qk_norm_over == "head":
+        qk_norms = model.qk_norm_values
+    return model.norm_parameters() + qk_norms + biases
 
 
 def _expert_row(model: ModelSpec, plan: PlanSpec, part: Shard, layers: int) -> MemoryRow:

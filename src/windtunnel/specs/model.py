@@ -102,6 +102,10 @@ class ModelSpec(Spec):
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norms_per_layer: int = Field(2, ge=1, description="norms over the hidden width in a layer")
     qk_norm: bool = False
+    qk_norm_over: Literal["head", "layer"] = Field(
+        "head",
+        description="what `qk_norm` spans: each head, or all heads of a layer, so that ranks exchange sums of squares",
+    )
     attention_gate: bool = Field(False, description="queries come with a gate of their width for attention's output")
     qkv_bias: bool = False
     attention_out_bias: bool = False
@@ -169,6 +173,12 @@ class ModelSpec(Spec):
             return self.latent.kv_lora_rank + self.latent.qk_rope_head_dim
         return 2 * self.kv_heads * self.head_dim
 
+    @property
+    def qk_norm_values(self) -> int:
+        """Weights of one layer's query and key norms: one per value that each of the two spans."""
+        heads = self.heads + self.kv_heads if self.qk_norm_over == "layer" else 2
+        return heads * self.head_dim * self.qk_norm
+
     def attention_parameters(self) -> int:
         """Weights of one layer's attention, biases and QK norms included."""
         h = self.hidden
@@ -181,7 +191,7 @@ class ModelSpec(Spec):
         qkv = (self.heads * (2 if self.attention_gate else 1) + 2 * self.kv_heads) * self.head_dim
         out = self.heads * self.head_dim * h
         biases = qkv * self.qkv_bias + h * self.attention_out_bias
-        return h * qkv + out + biases + 2 * self.head_dim * self.qk_norm + self.heads * self.attention_sinks
+        return h * qkv + out + biases + self.qk_norm_values + self.heads * self.attention_sinks
 
     def mlp_parameters(self) -> int:
         """Weights of one dense MLP."""

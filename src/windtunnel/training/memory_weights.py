@@ -44,7 +44,8 @@ def _attention(layout: MemoryLayout, layers: Number) -> list[Matrix]:
     q = model.heads / tp * model.head_dim
     kv = np.maximum(model.kv_heads / tp, 1.0) * model.head_dim
     qkv = q * (2.0 if model.attention_gate else 1.0) + 2.0 * kv
-    small = qkv * model.qkv_bias + model.hidden * model.attention_out_bias + 2.0 * model.head_dim * model.qk_norm
+    normed = q + kv if model.qk_norm_over == "layer" else 2.0 * model.head_dim
+    small = qkv * model.qkv_bias + model.hidden * model.attention_out_bias + normed * model.qk_norm
     small = small + model.heads / tp * model.attention_sinks
     found = [
         Matrix("attention", "linear", qkv, float(model.hidden), attending),
