@@ -8,6 +8,7 @@ import pytest
 
 from windtunnel.operators.batch import Batch, decode_batch, prefill_batch
 from windtunnel.operators.collective import Collective
+from windtunnel.operators.elementwise import Elementwise
 from windtunnel.operators.expand import expand
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.moe import Experts
@@ -122,6 +123,20 @@ def test_collectives_per_layer() -> None:
     assert reductions("gpt-j-6b") == 28 + 1
     message = next(one for one in expand(resolve("models", "llama-3.1-8b"), plan, batch) if one.name == "all-reduce")
     assert message.message_bytes == 8 * 4096 * 2
+
+
+def test_norms_over_all_heads_exchange_two_sums_a_token() -> None:
+    """MiniMax-M2.5 on four ranks: 12 query and 2 key heads of 128; alone a rank needs no exchange."""
+    model = resolve("models", "minimax-m2.5")
+    found = {one.name: one for one in expand(model, PlanSpec(tensor_parallel=4), decode_batch(5, 100))}
+    norm, sums = found["qk norm"], found["qk norm sums"]
+    assert isinstance(norm, Elementwise)
+    assert (norm.kernels, norm.read_bytes, norm.write_bytes) == (2, 5 * 2 * 2 * 14 * 128, 5 * 2 * 14 * 128)
+    assert isinstance(sums, Collective)
+    assert (sums.kind, sums.count, sums.group, sums.message_bytes) == ("all_reduce", 62, 4, 5 * 2 * 4)
+    assert "qk norm sums" not in {one.name for one in expand(model, ONE, decode_batch(5, 100))}
+    per_head = expand(resolve("models", "qwen3-30b-a3b"), PlanSpec(tensor_parallel=4), decode_batch(5, 100))
+    assert "qk norm sums" not in {one.name for one in per_head}
 
 
 def test_key_value_heads_are_replicated_beyond_their_number() -> None:

@@ -25,6 +25,8 @@ CASES: dict[str, tuple[str, str, PlanSpec]] = {
     "experts": ("mixtral-8x7b", "h100-sxm", PlanSpec(tensor_parallel=4, expert_parallel=2)),
     "latent": ("deepseek-v3", "h200-sxm", PlanSpec(tensor_parallel=8, expert_parallel=8, weight_dtype="fp8")),
     "windowed": ("gemma-2-9b", "l40s", PlanSpec(tensor_parallel=2)),
+    "linear": ("qwen3.5-397b-a17b", "b200-sxm", PlanSpec(tensor_parallel=8, weight_dtype="fp8")),
+    "norms over all heads": ("minimax-m2.5", "h200-sxm", PlanSpec(tensor_parallel=4, weight_dtype="fp8")),
     "learned positions": ("opt-13b", "a100-40g-sxm", PlanSpec()),
     "unfused kernels": ("llama-3-8b", "rtx-4090", PlanSpec(weight_dtype="q4_k_m")),
 }

@@ -231,11 +231,15 @@ def prefill_lines(rank: Rank) -> tuple[Floats, Floats]:
 
 
 def _line(function: Callable[..., float], inputs: int) -> tuple[float, ...]:
-    """(constant, slopes) of a function that is linear in its inputs."""
-    constant = function(*([0.0] * inputs))
+    """(constant, slopes) of a function that is linear in its inputs where they are positive.
+
+    At nothing it may be nothing: kernels that have no work are not launched.
+    """
+    least = [1.0] * inputs
+    value = function(*least)
     slopes = []
     for i in range(inputs):
-        point = [0.0] * inputs
-        point[i] = UNIT
-        slopes.append((function(*point) - constant) / UNIT)
-    return constant, *slopes
+        point = list(least)
+        point[i] += UNIT
+        slopes.append((function(*point) - value) / UNIT)
+    return max(value - sum(slopes), 0.0), *slopes

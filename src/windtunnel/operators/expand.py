@@ -27,6 +27,9 @@ LOGIT_VALUES_WRITTEN = 2.0
 """Sampling the likeliest token: logits are widened to fp32 (read 2 bytes, write 4) and searched (read 4);
 in 16-bit values per logit."""
 
+NORM_SUM_BYTES = 4.0
+"""Bytes of a sum of squares that ranks exchange for a norm over all their heads: it is kept in 32 bits."""
+
 
 def expand(model: ModelSpec, plan: PlanSpec, batch: Batch) -> list[Operator]:
     """The forward pass of a batch on one rank of a replica, over all layers.
@@ -136,15 +139,34 @@ def _projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) 
         matmul("qkv", "tokens", layers, tokens, width, model.hidden, stored, computed, apart=apart)
     ]
     if model.attention_gate:
-        found.append(elementwise("attention gate", "tokens", layers, tokens, read=2 * q, written=q))
+        # A sigmoid and a product (SGLang's qwen3_5.py until June 2026, which also copies both halves, TensorRT-LLM);
+        # compiled models of vLLM and later SGLang fuse the two.
+        found.append(elementwise("attention gate", "tokens", layers, tokens, read=3 * q, written=2 * q, kernels=2))
     if model.qk_norm:
-        found.append(elementwise("qk norm", "tokens", layers, tokens, read=q + kv, written=q + kv, kernels=2))
+        found += _qk_norm(model, part, tokens, q + kv)
     if model.position == "rope":
         found.append(elementwise("rope", "tokens", layers, tokens, read=q + kv, written=q + kv))
     found.append(elementwise("kv write", "tokens", layers, tokens, read=2 * kv, written=2 * kv))
     found += quantize(layers, tokens, q, computed)
     found.append(matmul("attention out", "tokens", layers, tokens, model.hidden, q, stored, computed))
     return found
+
+
+def _qk_norm(model: ModelSpec, part: Shard, tokens: Number, width: int) -> list[Operator]:
+    """Norms of queries and keys: a kernel each where they span a head.
+
+    Where they span a layer's heads, sharded ones: sums of squares of both, one all-reduce of the two sums in 32 bits,
+    and the scaling of both. So SGLang since pull request 14416 (3 kernels) and vLLM 0.14 to 0.21 (31493); a kernel that
+    does all three is an option of vLLM from April 2026 on (`fuse_minimax_qk_norm`) and later its default.
+    """
+    layers = model.attention_layers
+    if model.qk_norm_over == "head" or part.ranks == 1:
+        return [elementwise("qk norm", "tokens", layers, tokens, read=width, written=width, kernels=2)]
+    sums = 2 * NORM_SUM_BYTES
+    return [
+        elementwise("qk norm", "tokens", layers, tokens, read=2 * width, written=width, kernels=2),
+        collective("qk norm sums", "tokens", layers, sums * tokens, part.ranks),
+    ]
 
 
 def _mlp(
@@ -197,6 +219,10 @@ def _experts(
         found.append(elementwise("add shared", "tokens", layers, tokens, read=2 * h, written=h))
     if moe.shared_gate:
         found.append(matmul("shared gate", "tokens", layers, tokens, 1, model.hidden, plain, plain))
+        # A sigmoid of one value and a product, besides the addition: the shared experts of SGLang's and vLLM's
+        # qwen2_moe.py and of TensorRT-LLM, which fuses the three from pull request 14306 (May 2026) on.
+        h = model.hidden
+        found.append(elementwise("apply shared gate", "tokens", layers, tokens, read=h + 2, written=h + 1, kernels=2))
     return found
 
 
