@@ -58,13 +58,13 @@ def test_the_account_adds_up_to_the_engines_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama-3.1-8b", "falcon-40b", "opt-350m", "mixtral-8x7b", "deepseek-v3", "gemma-3-27b"]
+    "name", ["llama-3.1-8b", "falcon-40b", "opt-350m", "mixtral-8x7b", "deepseek-v3", "glm-5", "gemma-3-27b"]
 )
 def test_one_rank_holds_the_models_parameters(name: str) -> None:
     assert weights(name) == pytest.approx(2.0 * resolve("models", name).parameters(), rel=2e-3)
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-70b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-120b"])
+@pytest.mark.parametrize("name", ["llama-3.1-70b", "mixtral-8x7b", "deepseek-v3", "glm-5", "gpt-oss-120b"])
 def test_ranks_hold_the_whole_model_and_little_more(name: str) -> None:
     """What ranks hold twice: norms, router, latent down-projections, padding of the vocabulary."""
     whole = weights(name)
@@ -104,6 +104,18 @@ def test_kv_bytes_per_token_on_a_rank() -> None:
     each = 2 * 16 * 128 * 2
     assert kv_bytes_per_token(gemma, PlanSpec()) == 62 * each
     assert kv_bytes_per_token(gemma, PlanSpec(), request_tokens=8192) == (10 + 52 / 8) * each
+
+
+def test_keys_of_a_sparse_index_are_cached_on_every_rank_in_8_bits() -> None:
+    glm = resolve("models", "glm-5")
+    for plan in (PlanSpec(), PlanSpec(tensor_parallel=8)):
+        assert kv_bytes_per_token(glm, plan) == 78 * (576 * 2 + 128 + 4)
+    assert kv_bytes_per_token(glm, PlanSpec(kv_dtype="fp8")) == 78 * (576 + 128 + 4)
+    engine_ = engine("sglang", max_model_len=8192)
+    need = memory_need(
+        deployment(glm.name, "b300-sxm", engine=engine_, plan=PlanSpec(tensor_parallel=8, weight_dtype="fp8"))
+    )
+    assert need.kv_bytes_per_token == 78 * (576 * 2 + 132)
 
 
 def test_a_stage_needs_the_room_of_its_own_layers() -> None:

@@ -41,13 +41,12 @@ def test_products_in_one_kernel_cost_less_than_apart_and_more_than_one() -> None
     assert one < together < 16 * one
 
 
-def test_every_operator_prices_arrays_as_it_prices_numbers() -> None:
-    case = deployment(
-        "deepseek-v3", "h200-sxm", plan=PlanSpec(tensor_parallel=8, expert_parallel=4, weight_dtype="fp8")
-    )
+@pytest.mark.parametrize("model", ["deepseek-v3", "deepseek-v3.2"])
+def test_every_operator_prices_arrays_as_it_prices_numbers(model: str) -> None:
+    case = deployment(model, "h200-sxm", plan=PlanSpec(tensor_parallel=8, expert_parallel=4, weight_dtype="fp8"))
     device, links = pricing_of(case)
-    sizes = (1, 7, 200)
-    batches = [decode_batch(n, 900) + prefill_batch([(100, 3 * n)]) for n in sizes]
+    sizes, most = (1, 7, 200), case.model.attended_tokens
+    batches = [decode_batch(n, 900, most) + prefill_batch([(100, 3 * n)], most) for n in sizes]
     for row in zip(*(expand(case.model, case.plan, batch) for batch in batches), strict=True):
         seconds = np.array([float(seconds_of(one, device, links)) for one in row])
         assert (np.diff(seconds) >= 0).all(), row[0].name

@@ -25,6 +25,7 @@ MODELS = [
     "opt-350m",
     "mixtral-8x7b",
     "deepseek-v3",
+    "glm-5",
     "gpt-oss-20b",
     "gemma-3-27b",
 ]
@@ -42,6 +43,8 @@ def vectors(model: ModelSpec) -> int:
     attention += model.qk_norm_values + model.heads * model.attention_sinks
     if model.latent:
         attention += model.latent.q_lora_rank + model.latent.kv_lora_rank
+    if model.sparse_index:
+        attention += 2 * model.sparse_index.head_dim
     per_layer = attention + model.norm_parameters()
     mlp = model.mlp_bias * ((model.mlp_matrices - 1) * model.ffn + h) * model.dense_layers
     if model.moe is not None:
@@ -101,14 +104,14 @@ def test_latent_attention_counts_scores_over_the_latent_in_decode() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("tp", "ep"), [(2, 1), (4, 2), (8, 8)])
 def test_ranks_share_the_work(name: str, tp: int, ep: int) -> None:
-    """Ranks together do at least the whole work; what is more is replicated (router, latents, KV heads)."""
+    """Ranks together do at least the whole work; what is more is replicated: router, latents, KV heads, index."""
     model = resolve("models", name)
     if model.heads % tp or (model.moe is None and ep > 1):
         pytest.skip("the plan does not divide this model")
     batch = prefill_batch([(0, 64)])
     plan = PlanSpec(tensor_parallel=tp, expert_parallel=ep)
     whole, part = (flops(expand(model, p, batch), Operator) for p in (ONE, plan))
-    assert whole * (1 - 1e-12) <= tp * part <= 1.35 * whole
+    assert whole * (1 - 1e-12) <= tp * part <= 1.38 * whole
 
 
 def test_collectives_per_layer() -> None:

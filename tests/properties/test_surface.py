@@ -24,6 +24,7 @@ CASES: dict[str, tuple[str, str, PlanSpec]] = {
     "across nodes": ("llama-3.1-70b", "h100-sxm", PlanSpec(tensor_parallel=8, pipeline_parallel=4)),
     "experts": ("mixtral-8x7b", "h100-sxm", PlanSpec(tensor_parallel=4, expert_parallel=2)),
     "latent": ("deepseek-v3", "h200-sxm", PlanSpec(tensor_parallel=8, expert_parallel=8, weight_dtype="fp8")),
+    "sparse": ("glm-5", "b300-sxm", PlanSpec(tensor_parallel=8, weight_dtype="fp8", kv_dtype="fp8")),
     "windowed": ("gemma-2-9b", "l40s", PlanSpec(tensor_parallel=2)),
     "linear": ("qwen3.5-397b-a17b", "b200-sxm", PlanSpec(tensor_parallel=8, weight_dtype="fp8")),
     "norms over all heads": ("minimax-m2.5", "h200-sxm", PlanSpec(tensor_parallel=4, weight_dtype="fp8")),
@@ -81,7 +82,7 @@ def test_the_surface_agrees_with_the_operators(
     case: str, decodes: int, context: float, chunks: list[tuple[float, int]], last: bool
 ) -> None:
     found, surface = built(case)
-    longest, window = found.max_model_len, found.model.window_tokens
+    longest, window = found.max_model_len, found.model.attended_tokens
     batch = decode_batch(min(decodes, 256 - len(chunks)), max(1, int(context * longest)), window)
     starts = [(int(share * (longest - length)), length) for share, length in chunks]
     batch += prefill_batch(starts, window, last)

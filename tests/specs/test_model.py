@@ -91,6 +91,24 @@ def test_latent_attention_by_hand() -> None:
     assert compressed.attention_parameters() - model.attention_parameters() == 40 + 5 + 60 - 96
 
 
+def test_sparse_index_by_hand() -> None:
+    index = {"heads": 3, "head_dim": 2, "topk": 16}
+    plain = tiny(kv_heads=4, latent={**LATENT, "q_lora_rank": 5})
+    model = tiny(kv_heads=4, latent={**LATENT, "q_lora_rank": 5, "index": index})
+    # queries 5*(3*2), key 8*2, head weights 8*3, the key's norm with its bias 2*2
+    assert model.attention_parameters() - plain.attention_parameters() == 30 + 16 + 24 + 4
+    # a key of 2 bytes and its scale of 4, whatever the format of the latents
+    assert model.kv_bytes_per_token(2.0) - plain.kv_bytes_per_token(2.0) == 2 * (2 + 4)
+    assert model.kv_bytes_per_token(1.0) - plain.kv_bytes_per_token(1.0) == 2 * (2 + 4)
+    assert (model.attended_tokens, plain.attended_tokens) == (16, 0)
+    assert tiny(window_tokens=4, window_layers=1).attended_tokens == 4
+
+
+def test_an_index_needs_the_compressed_query() -> None:
+    with pytest.raises(SpecError, match="index needs q_lora_rank"):
+        tiny(kv_heads=4, latent={**LATENT, "index": {"heads": 3, "head_dim": 2, "topk": 16}})
+
+
 def test_weight_bytes_of_two_formats() -> None:
     model = tiny(moe=MOE, dtype="mxfp4", dense_dtype="bf16")
     experts = 2 * 4 * 3 * 8 * 6

@@ -93,7 +93,7 @@ def _of_flags(deployment: DeploymentSpec, sizes: dict[str, int]) -> tuple[Batch,
     """The batch that the flags describe, and the same in words."""
     from windtunnel.operators.batch import Batch, decode_batch, prefill_batch
 
-    window = deployment.model.window_tokens
+    window = deployment.model.attended_tokens
     batch, said = Batch(), []
     if sizes["prefill"]:
         batch += prefill_batch([(sizes["prefill_start"], sizes["prefill"])], window)
@@ -114,7 +114,7 @@ def _of_workload(deployment: DeploymentSpec, loaded: LoadedWorkload) -> tuple[Ba
     from windtunnel.search.serve import serve
 
     done = serve(deployment, loaded.table)
-    batch = mean_batch(done.simulation, deployment.model.window_tokens)
+    batch = mean_batch(done.simulation, deployment.model.attended_tokens)
     said = (
         f"The mean step under {loaded.name} ({batch.decode_requests:,} decodes, {batch.prefill_tokens:,} prompt tokens)"
     )

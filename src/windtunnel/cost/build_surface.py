@@ -75,7 +75,7 @@ def step_surface(
         sample_s=sample_s[: engine.max_num_seqs + 1],
         decode_s=decode_s,
         decode_window_s=window_s,
-        window_tokens=model.window_tokens if model.window_layers else 0,
+        window_tokens=model.attended_tokens,
         prefill_s=prefill_s,
         stage_share=np.asarray(stage_shares(deployment)),
         hop_s=hop_s,

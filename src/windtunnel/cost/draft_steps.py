@@ -109,7 +109,7 @@ def _pass(name: str, count: int, drafter: DeploymentSpec, spec: SpeculativeSpec,
     """A pass of the drafter's model; the engine's own times per step are the target's step's."""
     engine = drafter.engine.model_copy(update=dict.fromkeys(_OF_THE_STEP, 0.0))
     drafter = drafter.model_copy(update={"engine": engine})
-    window = drafter.model.window_tokens
+    window = drafter.model.attended_tokens
     if window and batch.decode_requests:
         inside = min(batch.decode_context_tokens // batch.decode_requests, window)
         batch = replace(batch, decode_window_tokens=batch.decode_requests * inside)

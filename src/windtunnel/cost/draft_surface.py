@@ -18,7 +18,15 @@ import numpy.typing as npt
 
 from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.price import pricing_of
-from windtunnel.cost.rank_tables import Rank, decode_tables, executed_tables, prefill_lines, sample_tables, tables_of
+from windtunnel.cost.rank_tables import (
+    Rank,
+    at_contexts,
+    decode_tables,
+    executed_tables,
+    prefill_lines,
+    sample_tables,
+    tables_of,
+)
 from windtunnel.cost.surface import CONTEXT_GRID_PER_OCTAVE, DraftSurface, StepSurface, context_grid
 from windtunnel.cost.uncertainty import engine_at
 from windtunnel.operators.drafting import fusion_operators, head_operators
@@ -61,9 +69,8 @@ class Drafter:
         full, windowed, _ = decode_tables(self.rank, self.max_requests, self.max_context, queries)
         if not windowed.size:
             return full
-        grid = context_grid(self.max_context)
-        inside = np.minimum(grid, self.rank.model.window_tokens)
-        return np.asarray(full + np.stack([np.interp(inside, grid, row) for row in windowed]))
+        inside = np.minimum(context_grid(self.max_context), self.rank.model.attended_tokens)
+        return np.asarray(full + at_contexts(windowed, inside, self.max_context))
 
 
 def with_drafts(

@@ -27,6 +27,7 @@ from windtunnel.operators.collective import Collective, sent_bytes
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import Floats, Number, Operator
+from windtunnel.operators.sparse_attention import IndexScores
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.fields import Source, Spec
 from windtunnel.specs.load import build, catalogue_folder
@@ -107,7 +108,8 @@ def energy_of(device: Device, link: Link) -> Energy:
 
 def joules_of(operator: Operator, energy: Energy) -> Number:
     """Dynamic joules of one execution on one rank."""
-    dtype = operator.compute_dtype if isinstance(operator, Matmul | Experts) else "bf16"
+    plain = "fp8" if isinstance(operator, IndexScores) else "bf16"
+    dtype = operator.compute_dtype if isinstance(operator, Matmul | Experts) else plain
     joules = _executed(operator, energy) * energy.flop_j(dtype) + operator.moved_bytes * energy.byte_j
     if isinstance(operator, Collective):
         joules = joules + sent_bytes(operator.kind, operator.message_bytes, operator.group) * energy.link_byte_j

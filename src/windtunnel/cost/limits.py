@@ -43,9 +43,9 @@ class Bounds:
         d = self.deployment
         device, _ = pricing_of(d)
         computed = max(1, prompt_tokens - cached_tokens)
-        chunk = prefill_batch([(prompt_tokens - computed, computed)], d.model.window_tokens)
+        chunk = prefill_batch([(prompt_tokens - computed, computed)], d.model.attended_tokens)
         compute = _compute_s(expand(d.model, d.plan, chunk), device) / d.plan.pipeline_parallel
-        return _host_s(d) + max(compute, _step_s(d, prefill_batch([(prompt_tokens - 1, 1)], d.model.window_tokens)))
+        return _host_s(d) + max(compute, _step_s(d, prefill_batch([(prompt_tokens - 1, 1)], d.model.attended_tokens)))
 
 
 def bounds(
@@ -68,7 +68,7 @@ def bounds(
             for traffic that shares no prefixes, 1 for any.
     """
     plan = deployment.plan
-    window = deployment.model.window_tokens
+    window = deployment.model.attended_tokens
     host = _host_s(deployment)
     spec = deployment.engine.speculative
     step = _least_depth(deployment) * _step_s(deployment, decode_batch(1, 1, window))

@@ -215,7 +215,8 @@ def drafting_need(deployment: DeploymentSpec, request_tokens: float = 0.0) -> tu
 def kv_bytes_per_token(model: ModelSpec, plan: PlanSpec, request_tokens: float = 0.0) -> float:
     """KV bytes of one token on one TP rank, all layers.
 
-    Heads are replicated when TP exceeds them; the latent of MLA is replicated on every rank.
+    Heads are replicated when TP exceeds them; the latent of MLA is replicated on every rank, and so are the
+    keys of its sparse index.
     """
     value_bytes = DTYPE_BYTES[plan.kv_dtype]
     if model.latent is not None:
@@ -272,11 +273,12 @@ def _attention_values(model: ModelSpec, part: Shard) -> int:
     q_width = part.q_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
     q = h * a.q_lora_rank + a.q_lora_rank * q_width if a.q_lora_rank else h * q_width
     kv = h * (a.kv_lora_rank + a.qk_rope_head_dim) + a.kv_lora_rank * part.q_heads * (a.qk_nope_head_dim + a.v_head_dim)
-    return q + kv + part.q_heads * a.v_head_dim * h
+    index = a.index.matrices(h, a.q_lora_rank) if a.index is not None else 0
+    return q + kv + part.q_heads * a.v_head_dim * h + index
 
 
 def _small_values(model: ModelSpec, part: Shard) -> int:
-    """Values of one layer that are never quantised: norms and biases."""
+    """Values of one layer that are never quantised: norms, biases, the head weights of a sparse index."""
     biases = 0
     if model.qkv_bias:
         biases += (part.q_heads + 2 * part.kv_heads) * model.head_dim
@@ -284,6 +286,10 @@ def _small_values(model: ModelSpec, part: Shard) -> int:
         biases += model.hidden
     if model.mlp_bias and model.moe is None:
         biases += (model.mlp_matrices - 1) * part.ffn + model.hidden
+    if model.latent is not None and model.latent.index is not None:
+        index = model.latent.index
+        biases += index.parameters(model.hidden, model.latent.q_lora_rank)
+        biases -= index.matrices(model.hidden, model.latent.q_lora_rank)
     qk_norms = (part.q_heads + part.kv_heads) * model.head_dim * model.qk_norm
     if model.qk_norm_over == "head":
         qk_norms = model.qk_norm_values

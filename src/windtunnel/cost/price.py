@@ -29,6 +29,7 @@ from windtunnel.cost.engine_kernels import device_under
 from windtunnel.cost.gemm import gemm_seconds
 from windtunnel.cost.measured.kernels import MeasuredKernels
 from windtunnel.cost.moe import moe_seconds
+from windtunnel.cost.sparse_attention import index_choice_seconds, index_scores_seconds, sparse_prefill_seconds
 from windtunnel.cost.uncertainty import collective_at, device_at
 from windtunnel.operators.attention import DecodeAttention, LatentDecodeAttention, PrefillAttention
 from windtunnel.operators.collective import Collective, sent_bytes
@@ -36,6 +37,7 @@ from windtunnel.operators.elementwise import Elementwise
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import ACTIVATION_BYTES, Operator
+from windtunnel.operators.sparse_attention import IndexChoice, IndexScores, SparsePrefillAttention
 from windtunnel.operators.transfer import Transfer
 from windtunnel.specs.deployment import DeploymentSpec
 
@@ -231,6 +233,31 @@ def _(operator: PrefillAttention, device: Device, links: Links) -> Floats:
 
 
 @modelled_seconds.register
+def _(operator: IndexScores, device: Device, links: Links) -> Floats:
+    return index_scores_seconds(operator.flops, operator.moved_bytes, device)
+
+
+@modelled_seconds.register
+def _(operator: IndexChoice, device: Device, links: Links) -> Floats:
+    return index_choice_seconds(operator.rows, operator.pairs, operator.even, device)
+
+
+@modelled_seconds.register
+def _(operator: SparsePrefillAttention, device: Device, links: Links) -> Floats:
+    o = operator
+    return sparse_prefill_seconds(
+        o.tokens,
+        o.pairs,
+        topk=o.topk,
+        heads=o.heads,
+        latent_dim=o.latent_dim,
+        rope_dim=o.rope_dim,
+        kv_bytes=o.kv_bytes,
+        device=device,
+    )
+
+
+@modelled_seconds.register
 def _(operator: Elementwise, device: Device, links: Links) -> Floats:
     sorting_s = device.constants.sort_bytes * np.asarray(operator.logits) / device.bandwidth_bytes_per_s
     return elementwise_seconds(operator.moved_bytes, device, operator.kernels) + sorting_s
@@ -250,7 +277,9 @@ def _(operator: Transfer, device: Device, links: Links) -> Floats:
 
 
 def compute_dtype_of(operator: Operator) -> str:
-    """Number format in which an operator's FLOPs are done; attention is done in 16 bits."""
+    """Number format in which an operator's FLOPs are done; attention is done in 16 bits, its index in 8."""
+    if isinstance(operator, IndexScores):
+        return "fp8"
     return operator.compute_dtype if isinstance(operator, Matmul | Experts) else "bf16"
 
 

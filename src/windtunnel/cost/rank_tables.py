@@ -168,7 +168,7 @@ def decode_tables(rank: Rank, max_requests: int, max_context: int, queries: int 
         return found
 
     full = table(decode_operators)
-    windowed = table(decode_window_operators) if model.window_layers else np.zeros((0, 0))
+    windowed = table(decode_window_operators) if model.attended_tokens else np.zeros((0, 0))
 
     def joules(count: float, context: float, window: float) -> float:
         full_ = decode_operators(model, plan, count, context, queries)
@@ -176,11 +176,18 @@ def decode_tables(rank: Rank, max_requests: int, max_context: int, queries: int 
         return float(rank.joules(operators) + rank.energy.active_w * rank.seconds(operators))
 
     _, per_request, per_token, per_window = _line(joules, 3)
-    drawn = requests * (per_request + per_token * mean)
-    most = rank.energy.dynamic_w * full
+    inside = np.minimum(mean, model.attended_tokens)
+    drawn = requests * (per_request + per_token * mean + per_window * inside)
+    most = rank.energy.dynamic_w * (full + (at_contexts(windowed, inside[0], max_context) if windowed.size else 0.0))
     over = float(np.max(np.divide(drawn, most, out=np.zeros_like(drawn), where=most > 0)))
     coefficients = plan.ranks_per_stage * np.array([per_request, per_token, per_window]) / max(1.0, over)
     return _frozen(full), _frozen(windowed), _frozen(coefficients)
+
+
+def at_contexts(table: Floats, contexts: Floats, max_context: int) -> Floats:
+    """Rows of a decode table at other mean contexts than those of its columns, linear in between."""
+    grid = context_grid(max_context)
+    return np.stack([np.interp(contexts, grid, row) for row in table])
 
 
 def tails(rank: Rank, engine: EngineSpec, spread: tuple[float, ...], mean: Floats) -> Floats:
@@ -206,7 +213,7 @@ def mixed_tables(rank: Rank, max_requests: int, max_context: int) -> tuple[Float
     total = requests * mean
     nothing = np.zeros((0, 0))
     device, joined = rank.device, Links(rank.link, rank.link)
-    if rank.model.window_layers or not (device.measured or device.unpacked_rate):
+    if rank.model.attended_tokens or not (device.measured or device.unpacked_rate):
         return nothing, nothing
     fixed, per_token = np.zeros(total.shape), np.zeros(total.shape)
     for operator in decode_operators(rank.model, rank.plan, requests, total):

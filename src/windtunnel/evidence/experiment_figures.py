@@ -134,12 +134,12 @@ def decode_tokens_per_s(setup: Setup) -> float:
 
 def decode_step_s(deployment: DeploymentSpec, requests: int, context: float) -> float:
     """Seconds of one decode step."""
-    return price_step(deployment, decode_batch(requests, round(context), deployment.model.window_tokens)).total_s
+    return price_step(deployment, decode_batch(requests, round(context), deployment.model.attended_tokens)).total_s
 
 
 def prompts_s(deployment: DeploymentSpec, requests: int, tokens: int) -> float:
     """Seconds of the step that computes so many whole prompts."""
-    return price_step(deployment, prefill_batch([(0, tokens)] * requests, deployment.model.window_tokens)).total_s
+    return price_step(deployment, prefill_batch([(0, tokens)] * requests, deployment.model.attended_tokens)).total_s
 
 
 def prefill_s(setup: Setup) -> float:

@@ -83,7 +83,7 @@ class StepPricer:
     def _decoding(self, requests: float, context: Floats) -> list[Operator]:
         """Attention of requests that decode."""
         d = self.deployment
-        window = d.model.window_tokens if d.model.window_layers else 0
+        window = d.model.attended_tokens
         windowed = np.minimum(context, window) if window else np.zeros_like(context)
         attention = decode_operators(d.model, d.plan, requests, requests * context)
         return attention + decode_window_operators(d.model, d.plan, requests, requests * windowed)
@@ -91,7 +91,7 @@ class StepPricer:
     def _prompts(self, requests: float, tokens: int, start: int = 0) -> list[Operator]:
         """Attention of prompts, or of their chunks after `start` cached tokens."""
         d = self.deployment
-        window = d.model.window_tokens if d.model.window_layers else 0
+        window = d.model.attended_tokens
         pairs = causal_pairs(start, tokens)
         windowed = windowed_pairs(start, tokens, window) if window else 0
         return prefill_operators(

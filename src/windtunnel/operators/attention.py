@@ -87,6 +87,7 @@ def decode_attention(
 
 def latent_decode_attention(
     name: str,
+    part: Part,
     count: float,
     requests: Number,
     context_tokens: Number,
@@ -100,7 +101,7 @@ def latent_decode_attention(
     cached = (latent_dim + rope_dim) * kv_bytes * context_tokens
     return LatentDecodeAttention(
         name=name,
-        part="decode",
+        part=part,
         count=count,
         flops=2.0 * heads * (2 * latent_dim + rope_dim) * context_tokens,
         stored_bytes=cached,

@@ -11,7 +11,13 @@ from windtunnel.operators.attention import decode_attention, prefill_attention
 from windtunnel.operators.batch import Batch
 from windtunnel.operators.collective import collective
 from windtunnel.operators.elementwise import elementwise, quantize
-from windtunnel.operators.latent_attention import latent_decode, latent_prefill, latent_projections
+from windtunnel.operators.latent_attention import (
+    latent_decode,
+    latent_prefill,
+    latent_projections,
+    sparse_decode,
+    sparse_prefill,
+)
 from windtunnel.operators.linear_attention import linear_decode, linear_prefill, linear_projections
 from windtunnel.operators.matmul import matmul
 from windtunnel.operators.moe import experts
@@ -229,7 +235,7 @@ def _experts(
 def decode_operators(
     model: ModelSpec, plan: PlanSpec, requests: Number, context_tokens: Number, queries: int = 1
 ) -> list[Operator]:
-    """Decode attention of the layers that attend to everything.
+    """Decode attention of the layers that attend to everything; of sparse attention, the index.
 
     With several `queries` (tokens per request, as when drafts are verified) keys and values are read once for all.
     """
@@ -252,11 +258,13 @@ def decode_operators(
 def decode_window_operators(
     model: ModelSpec, plan: PlanSpec, requests: Number, window_tokens: Number, queries: int = 1
 ) -> list[Operator]:
-    """Decode attention of the windowed layers, `queries` tokens per request."""
-    if not model.window_layers or model.latent is not None:
+    """Decode attention of the windowed layers, or over what a sparse index picks, `queries` tokens per request."""
+    if not model.attended_tokens:
         return []
     part = shard(model, plan)
     requests, window_tokens = requests / plan.attention_data_parallel, window_tokens / plan.attention_data_parallel
+    if model.latent is not None:
+        return sparse_decode(model, plan, part, requests, window_tokens, queries)
     heads = {"q_heads": part.q_heads * queries, "kv_heads": part.kv_heads, "head_dim": model.head_dim}
     return [
         decode_attention(
@@ -295,6 +303,8 @@ def prefill_operators(
         one / groups for one in (tokens, pairs, window_pairs, context_tokens, requests)
     )
     kv_bytes = DTYPE_BYTES[plan.kv_dtype]
+    if model.sparse_index is not None:
+        return sparse_prefill(model, plan, part, tokens, pairs, window_pairs, context_tokens)
     if model.latent is not None:
         return latent_prefill(model, plan, part, requests, tokens, pairs, context_tokens, keys)
     dims = {"q_heads": part.q_heads, "kv_heads": part.kv_heads, "head_dim": model.head_dim}

@@ -58,7 +58,7 @@ def plan_html(result: PlanResult) -> str:
     if result.simulation is not None and chosen is not None:
         for part in run_sections(page, result.simulation, result.slo, chosen.deployment.plan.replicas):
             page.add(part)
-        batch = mean_batch(result.simulation, chosen.deployment.model.window_tokens)
+        batch = mean_batch(result.simulation, chosen.deployment.model.attended_tokens)
         page.add(step_section(page, step_chart(explain_step(chosen.deployment, batch, "the mean step"))))
     page.add(_candidates(result))
     page.add(section("What to know", notes_html(result.notes)))

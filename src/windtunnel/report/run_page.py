@@ -25,7 +25,7 @@ def run_html(run: Run) -> str:
     page.add(section("What it does", facts_html(facts(run.metrics, run.slo, run.ends))))
     for part in run_sections(page, run.simulation, run.slo, run.deployment.plan.replicas):
         page.add(part)
-    batch = mean_batch(run.simulation, run.deployment.model.window_tokens)
+    batch = mean_batch(run.simulation, run.deployment.model.attended_tokens)
     page.add(step_section(page, step_chart(explain_step(run.deployment, batch, "mean step"))))
     page.add(section("How to launch it", commands_html(launches(run.deployment, run.asked))))
     page.add(section("What to know", notes_html(run.notes)))

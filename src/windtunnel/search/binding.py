@@ -67,7 +67,7 @@ def time_at_target(simulation: Simulation, deployment: DeploymentSpec, target: T
     if len(rows) == 0:
         return {}
     seconds: dict[str, float] = defaultdict(float)
-    mean = mean_batch(simulation, deployment.model.window_tokens)
+    mean = mean_batch(simulation, deployment.model.attended_tokens)
     if target.metric == "tpot":
         _spread(seconds, float(simulation.tpot_s[rows].mean()), step_shares(deployment, mean))
     else:
@@ -85,7 +85,7 @@ def binding(metrics: Metrics, simulation: Simulation, deployment: DeploymentSpec
     """One phrase such as `TPOT p99: memory bandwidth (58% of the time, then host overhead 20%)`."""
     target = nearest_target(metrics, slo)
     if target is None:
-        shares = step_shares(deployment, mean_batch(simulation, deployment.model.window_tokens))
+        shares = step_shares(deployment, mean_batch(simulation, deployment.model.attended_tokens))
         resource, share = next(iter(shares.items()))
         return f"{resource} ({share:.0%} of the mean step)"
     name = f"{target.metric.upper()} {target.statistic}: "
@@ -118,7 +118,7 @@ def _slowest(simulation: Simulation, target: Target) -> Ints:
 
 def _with_chunk(simulation: Simulation, deployment: DeploymentSpec, mean: Batch, rows: Ints) -> Batch:
     """The step in which such requests are prefilled: the mean step's decodes and a chunk of their prompts."""
-    window = deployment.model.window_tokens
+    window = deployment.model.attended_tokens
     left = simulation.workload.prompt_tokens[rows] - simulation.cached_tokens[rows]
     chunk = int(np.clip(left.mean(), 1, simulation.settings.max_num_batched_tokens))
     step = prefill_batch([(0, chunk)], window)

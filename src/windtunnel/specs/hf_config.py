@@ -141,6 +141,11 @@ class _Config:
     def _refuse(self) -> None:
         # a list of layer kinds refuses only where one of its layers is marked 0, as not softmax attention
         plain = {"attn_type_list"} if all(self.keys.get("attn_type_list") or ()) else set()
+        if self.keys.get("index_topk_freq") == 1:  # every layer has its own
+            plain.add("index_topk_freq")
+        if self.keys.get("index_topk") and not self.keys.get("kv_lora_rank"):
+            message = "sparse attention without latents, which a model specification cannot express"
+            self.problems.append(Problem(message, self.file, "index_topk"))
         for key, reason in _families()["refused"].items():
             if self.keys.get(key) and key not in plain:
                 self.problems.append(Problem(f"{reason}, which a model specification cannot express", self.file, key))
@@ -168,7 +173,7 @@ class _Config:
         head_dim = self.find(("head_dim",)) or hidden // heads
         widths: dict[str, Any] = {}
         if self.find(("kv_lora_rank",)):
-            latent = {
+            latent: dict[str, Any] = {
                 "q_lora_rank": self.find(("q_lora_rank",)) or 0,
                 **{
                     key: self.need((key,))
@@ -176,6 +181,9 @@ class _Config:
                 },
             }
             head_dim = latent["qk_nope_head_dim"] + latent["qk_rope_head_dim"]
+            if self.find(("index_topk",)):
+                names = (("heads", "index_n_heads"), ("head_dim", "index_head_dim"), ("topk", "index_topk"))
+                latent["index"] = {field: self.need((key,)) for field, key in names}
             widths["latent"] = latent
         elif (self.find(("v_head_dim",)) or head_dim) != head_dim:
             self.problems.append(Problem("values narrower than keys cannot be expressed", self.file, "v_head_dim"))

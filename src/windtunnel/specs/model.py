@@ -8,6 +8,36 @@ from pydantic import Field, model_validator
 
 from windtunnel.specs.fields import DTYPE_BYTES, Dtype, Source, Spec
 
+SCALED_VALUES = 128
+"""Values of an index key that share one 32-bit scale."""
+
+
+class SparseIndex(Spec):
+    """The index of sparse attention (DeepSeek-V3.2, arXiv:2512.02556, section 2.1; GLM-5).
+
+    Heads of its own score every cached token against every query, from one key of head_dim values per
+    token and layer; attention then reads the best `topk` tokens only. Engines keep the keys in 8 bits
+    beside the latents, and run the index whole on every tensor-parallel rank (SGLang's and vLLM's
+    `Indexer`: replicated projections).
+    """
+
+    heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    topk: int = Field(gt=0, description="tokens that a query attends to at most")
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of a cached key: 8-bit values, and a 32-bit scale for every 128 of them."""
+        return self.head_dim + 4 * -(-self.head_dim // SCALED_VALUES)
+
+    def matrices(self, hidden: int, q_lora_rank: int) -> int:
+        """Weights of a layer's two projections that are quantised like the others: of queries and of the key."""
+        return q_lora_rank * self.heads * self.head_dim + hidden * self.head_dim
+
+    def parameters(self, hidden: int, q_lora_rank: int) -> int:
+        """Weights of a layer's index: with the heads' weights, and the key's layer norm."""
+        return self.matrices(hidden, q_lora_rank) + hidden * self.heads + 2 * self.head_dim
+
 
 class LatentAttention(Spec):
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1).
@@ -21,6 +51,13 @@ class LatentAttention(Spec):
     qk_nope_head_dim: int = Field(gt=0)
     qk_rope_head_dim: int = Field(gt=0)
     v_head_dim: int = Field(gt=0)
+    index: SparseIndex | None = Field(None, description="index of sparse attention; none: every token is attended to")
+
+    @model_validator(mode="after")
+    def _index_reads_the_query_latent(self) -> LatentAttention:
+        if self.index is not None and not self.q_lora_rank:
+            raise ValueError("index needs q_lora_rank: its queries come from the compressed query")
+        return self
 
 
 class LinearAttention(Spec):
@@ -150,6 +187,18 @@ class ModelSpec(Spec):
         return self.layers - (self.linear.layers if self.linear is not None else 0)
 
     @property
+    def sparse_index(self) -> SparseIndex | None:
+        """The index of sparse attention, None without one."""
+        return None if self.latent is None else self.latent.index
+
+    @property
+    def attended_tokens(self) -> int:
+        """Most tokens that a query attends to, in windowed layers or in sparse attention; 0 without a limit."""
+        if self.sparse_index is not None:
+            return self.sparse_index.topk
+        return self.window_tokens if self.window_layers else 0
+
+    @property
     def dense_layers(self) -> int:
         """Layers with a dense MLP."""
         return self.layers - self.moe_layers
@@ -187,7 +236,8 @@ class ModelSpec(Spec):
             q = h * a.q_lora_rank + a.q_lora_rank + a.q_lora_rank * self.q_width if a.q_lora_rank else h * self.q_width
             down = h * (a.kv_lora_rank + a.qk_rope_head_dim) + a.kv_lora_rank
             up = a.kv_lora_rank * self.heads * (a.qk_nope_head_dim + a.v_head_dim)
-            return q + down + up + self.heads * a.v_head_dim * h
+            index = a.index.parameters(h, a.q_lora_rank) if a.index is not None else 0
+            return q + down + up + self.heads * a.v_head_dim * h + index
         qkv = (self.heads * (2 if self.attention_gate else 1) + 2 * self.kv_heads) * self.head_dim
         out = self.heads * self.head_dim * h
         biases = qkv * self.qkv_bias + h * self.attention_out_bias
@@ -253,6 +303,8 @@ class ModelSpec(Spec):
     def kv_bytes_per_token(self, dtype_bytes: float) -> float:
         """Bytes of KV cache that one token takes in all layers, before sharding.
 
-        Windowed layers are counted in full here; what they save depends on the sequence.
+        Windowed layers are counted in full here; what they save depends on the sequence. Keys of a
+        sparse index have a format of their own.
         """
-        return self.attention_layers * self.kv_values_per_token_per_layer * dtype_bytes
+        index = 0 if self.sparse_index is None else self.sparse_index.key_bytes
+        return self.attention_layers * (self.kv_values_per_token_per_layer * dtype_bytes + index)

@@ -59,6 +59,6 @@ def _depth_problems(deployment: DeploymentSpec, where: str) -> list[Problem]:
     if plan.pipeline_parallel > 1:
         text = "early exit is modelled for one pipeline stage"
         wrong(text, "plan.pipeline_parallel", plan.pipeline_parallel, "1")
-    if model.window_layers:
-        wrong("early exit is modelled without sliding windows", "model", model.name)
+    if model.attended_tokens:
+        wrong("early exit is modelled without sliding windows or sparse attention", "model", model.name)
     return problems

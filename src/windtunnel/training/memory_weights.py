@@ -70,7 +70,7 @@ def _linear(layout: MemoryLayout, a: LinearAttention, layers: Number) -> list[Ma
 
 
 def _latent(layout: MemoryLayout, a: LatentAttention, layers: Number) -> list[Matrix]:
-    """Latent attention: down projections are copied on every TP rank, heads are sharded."""
+    """Latent attention: down projections and a sparse index are copied on every TP rank, heads are sharded."""
     h, heads = float(layout.model.hidden), layout.model.heads / layout.tp
     q_width = heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
     found = [
@@ -84,6 +84,13 @@ def _latent(layout: MemoryLayout, a: LatentAttention, layers: Number) -> list[Ma
         found.append(Matrix("query up", "linear", q_width, float(a.q_lora_rank), layers))
     else:
         found.append(Matrix("query", "linear", q_width, h, layers))
+    if a.index is not None:
+        index = a.index
+        found += [
+            Matrix("index queries", "linear", float(index.heads * index.head_dim), float(a.q_lora_rank), layers),
+            Matrix("index key and weights", "linear", float(index.head_dim + index.heads), h, layers),
+            Matrix("index norm", "vector", 1.0, 2.0 * index.head_dim, layers),
+        ]
     return found
 
 
