@@ -149,3 +149,9 @@ def test_files_are_small() -> None:
 def test_entries_survive_a_round_trip() -> None:
     for entry in ENTRIES:
         assert build(ModelSpec, entry.model_dump(mode="json"), entry.name) == entry
+
+
+def test_qwen35_in_four_bits_keeps_all_but_its_experts_wide() -> None:
+    plain, narrow = resolve("models", "qwen3.5-397b-a17b"), resolve("models", "qwen3.5-397b-a17b-nvfp4")
+    assert (narrow.dtype, narrow.dense_dtype, narrow.parameters()) == ("nvfp4", "bf16", plain.parameters())
+    assert 220e9 < narrow.published_weight_bytes() < 250e9
