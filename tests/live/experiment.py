@@ -20,14 +20,13 @@ import yaml
 
 from live import engine
 from windtunnel.live.bench import Bench, bench
-from windtunnel.live.compare import Comparison, compare
+from windtunnel.live.compare import Comparison, compare_deployment
 from windtunnel.live.endpoint import Endpoint
 from windtunnel.live.fit import Fit, fit
 from windtunnel.live.fitted import engine_yaml
 from windtunnel.live.load import LoadSettings
 from windtunnel.live.measurement import Measurement, load
 from windtunnel.live.prompts import Vocabulary
-from windtunnel.live.replay import replay
 from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.workload.table import RequestTable, request_table
@@ -123,7 +122,7 @@ class Session:
         self.salt += 1
         (self.folder / "settings.json").write_text(json.dumps(settings_of(setting)))
         chosen = LoadSettings(vocabulary=Vocabulary(10, 8000), salt=self.salt)
-        return bench(Bench(table, Endpoint(self.url), chosen, self.folder / name))
+        return bench(Bench(table, Endpoint(self.url), chosen, self.folder / name, reference=engine.python()))
 
 
 @contextmanager
@@ -189,7 +188,7 @@ def comparisons(folder: Path, label: str, setting: str, base: str) -> list[Compa
     """A load under a setting, every repeat of it beside its prediction."""
     chosen = deployment(folder, setting, base)
     found = [load(folder / f"{label} {setting} {repeat}") for repeat in range(REPEATS)]
-    return [compare(one, replay(chosen, one)) for one in found]
+    return [compare_deployment(one, chosen) for one in found]
 
 
 def outcomes(folder: Path, base: str) -> list[Outcome]:

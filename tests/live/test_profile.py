@@ -12,7 +12,9 @@ from windtunnel.errors import MissingDependencyError
 from windtunnel.live.profile.device import DeviceRates, device_file
 from windtunnel.live.profile.points import Point, doubling, points_of
 from windtunnel.live.profile.run import _read_journal
-from windtunnel.live.profile.timing import timed
+from windtunnel.live.profile.timing import timed, timed_in_turn
+from windtunnel.live.profile.turns import groups_of
+from windtunnel.live.reference import read_references
 from windtunnel.specs.load import build, load
 from windtunnel.specs.plan import PlanSpec
 
@@ -48,6 +50,32 @@ def test_time_slices_of_others_do_not_count_but_show() -> None:
     found = timed(clock.run, clock=clock)
     assert found.seconds == pytest.approx(2e-3)
     assert found.spread > 1.0
+
+
+def test_kernels_in_turn_each_get_their_own_time() -> None:
+    clock = Clock(20e-6)
+
+    def after() -> None:
+        clock.now_s += 90e-6
+
+    found = timed_in_turn([clock.run, after], clock=clock)
+    assert [one.seconds for one in found] == pytest.approx([20e-6, 90e-6])
+    assert found[0].spread == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_layer_is_timed_in_turn_and_each_attention_in_a_layer_of_its_own(tmp_path: Path) -> None:
+    model = load("models", str(tiny(tmp_path)))
+    points = points_of(model, PlanSpec(), 64, 8, 256)
+    groups = list(groups_of(points, in_turn=True))
+    wanted = [point for group, _ in groups for point in group]
+    assert sorted(wanted, key=lambda one: one.name) == sorted(points, key=lambda one: one.name)
+    for group, layer in groups:
+        assert len({point.rows for point in (*group, *layer)}) == 1
+        assert len(group) == 1 or not layer
+        assert not any(point.once or point.key[0] == "attention" for point in layer)
+        if group[0].key[0] == "attention":
+            assert len(layer) >= 8
+    assert [group for group, _ in groups_of(points, in_turn=False)] == [[point] for point in points]
 
 
 def test_sizes_double_up_to_the_most() -> None:
@@ -115,7 +143,8 @@ def test_a_profile_is_resumed_and_used(tmp_path: Path) -> None:
         progress=lambda _done, _all, what: calls.append(what),
     )  # fmt: skip
     journal = (out / "points.jsonl").read_text().splitlines()
-    assert len(journal) == first["points"] == len(calls)
+    assert len(journal) == first["points"] >= len(calls) > 0
+    assert len(read_references(out)) == 2
     again = module.profile(model, PlanSpec(), out, max_tokens=8, max_requests=2, max_context=32)
     assert len((out / "points.jsonl").read_text().splitlines()) == again["points"]
     found = load_deployment(

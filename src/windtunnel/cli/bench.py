@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from windtunnel.live.load import LoadSettings
 
 KINDS = ("completions", "chat")
-OWN = ("url", "endpoint", "served_model", "key_variable", "out", "timeout", "retries", "warmup", "salt", "token_ids")
+OWN = (
+    "url", "endpoint", "served_model", "key_variable", "out", "timeout", "retries", "warmup", "salt", "token_ids",
+    "reference",
+)  # fmt: skip
 
 
 @command
@@ -62,6 +65,15 @@ def bench(
     key_variable: Annotated[
         str | None, typer.Option("--key-variable", metavar="NAME", help="Environment variable that holds the API key.")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="PYTHON",
+            help="The Python that ran `profile`, to measure this machine's speed before and after the load, a second "
+            "each; or none. Default this Python for a server on this machine, otherwise none.",
+        ),
+    ] = None,
     settings: options.Settings = None,
     json_path: options.Json = None,
 ) -> int:
@@ -77,6 +89,7 @@ def bench(
     server, load, folder = _read(given)
     about = {"workload": loaded.name if loaded else "", "seed": seed}
     warm = given.whole("warmup", 1, 0)
+    python = _reference(given)
     given.check()
     assert loaded is not None
     from windtunnel.live.bench import Bench
@@ -85,13 +98,27 @@ def bench(
     from windtunnel.report.bench_text import bench_text
 
     with progress_bar() as progress:
-        measured = run(Bench(loaded.table, server, load, folder, warm, about, [*loaded.notes]), progress)
+        measured = run(Bench(loaded.table, server, load, folder, warm, about, [*loaded.notes], python), progress)
     found = summary(measured)
     show(bench_text(found, str(folder)), json_path)
     write_json(found, json_path)
     if len(measured) < len(loaded.table):
         return INTERRUPTED
     return DONE if found["answered"] == found["requests"] else NO
+
+
+def _reference(given: Given) -> str | None:
+    """The Python that measures this machine's speed, empty for this one; None where nobody does."""
+    from windtunnel.live.endpoint import on_this_machine
+
+    if not given.has("reference"):
+        return "" if on_this_machine(given.text("url")) else None
+    chosen = given.text("reference")
+    if chosen == "none":
+        return None
+    if not os.access(chosen, os.X_OK) or Path(chosen).is_dir():
+        given.wrong("reference", "is no program that can be run", "a Python with NumPy, or none")
+    return chosen
 
 
 def _read(given: Given) -> tuple[Endpoint, LoadSettings, Path]:

@@ -40,15 +40,15 @@ def compare(
     """
     _check_outputs(json=json_path, html=html)
     from windtunnel.live.compare import compare as lay_beside
-    from windtunnel.live.replay import of_table, replay
+    from windtunnel.live.compare import compare_deployment
+    from windtunnel.live.replay import of_table
     from windtunnel.report.compare_text import compare_text
 
     measured = read_measured(measurement)
     if prediction.endswith((".yaml", ".yml")):
-        predicted = replay(_deployment(prediction), measured)
+        found = compare_deployment(measured, _deployment(prediction))
     else:
-        predicted = of_table(prediction, measured)
-    found = lay_beside(measured, predicted)
+        found = lay_beside(measured, of_table(prediction, measured))
     show(compare_text(found), json_path)
     write_json(found.as_dict(), json_path)
     if html is not None:

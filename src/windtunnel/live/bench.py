@@ -17,6 +17,7 @@ from windtunnel.live.gauges import GaugePoller
 from windtunnel.live.load import Load, LoadSettings, Progress, open_journal
 from windtunnel.live.measurement import Measurement, measurement, save
 from windtunnel.live.prompts import WORDS
+from windtunnel.live.reference import Reference, measure_reference
 from windtunnel.workload.table import RequestTable
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Bench:
         folder: where the measurement is kept; None keeps it in memory alone.
         warmup: requests of the workload's first lengths sent one after the other before the clock starts.
         about: plain values for the measurement's `meta`.
+        reference: the Python that measures the machine's speed right before and after the load; None: nobody does.
     """
 
     table: RequestTable
@@ -46,6 +48,7 @@ class Bench:
     warmup: int = 1
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    reference: str | None = None
 
 
 def bench(plan: Bench, progress: Progress | None = None) -> Measurement:
@@ -69,7 +72,18 @@ async def _bench(plan: Bench, progress: Progress | None) -> Measurement:
         plan.endpoint = await found_model(session, plan.endpoint)
         plan.endpoint, plan.settings = await _probe(session, plan)
         await _warm_up(session, plan)
-        return await _measure(session, plan, progress)
+        before = await _reference(plan)
+        return await _measure(session, plan, progress, before)
+
+
+async def _reference(plan: Bench) -> list[Reference]:
+    """The machine's speed now, while the engine is idle."""
+    if plan.reference is None:
+        return []
+    found = await asyncio.to_thread(measure_reference, plan.reference)
+    if found is None:
+        plan.notes.append(f"the machine's speed could not be measured by {plan.reference or 'this Python'}")
+    return [found] if found is not None else []
 
 
 async def _probe(session: aiohttp.ClientSession, plan: Bench) -> tuple[Endpoint, LoadSettings]:
@@ -135,7 +149,9 @@ async def _warm_up(session: aiohttp.ClientSession, plan: Bench) -> None:
         await _short(session, plan.endpoint, plan.settings, words)
 
 
-async def _measure(session: aiohttp.ClientSession, plan: Bench, progress: Progress | None) -> Measurement:
+async def _measure(
+    session: aiohttp.ClientSession, plan: Bench, progress: Progress | None, before: list[Reference]
+) -> Measurement:
     journal = open_journal(plan.folder) if plan.folder is not None else None
     load = Load(plan.table, plan.endpoint, plan.settings, journal, progress)
     gauges = GaugePoller(f"{plan.endpoint.root}/metrics")
@@ -154,6 +170,8 @@ async def _measure(session: aiohttp.ClientSession, plan: Bench, progress: Progre
         if journal is not None:
             journal.close()
     await gauges.once(session, clock_s)
+    whole = len(load.records) == len(plan.table)
+    references = [*before, *(await _reference(plan) if whole else [])]
     jump_s = (time.time() - wall_s) - (time.monotonic() - clock_s)
     if abs(jump_s) > CLOCK_JUMP_S:
         plan.notes.append(f"the wall clock jumped by {jump_s:+.2f} s; latencies are of the monotonic clock and hold")
@@ -174,6 +192,7 @@ async def _measure(session: aiohttp.ClientSession, plan: Bench, progress: Progre
         "retries": plan.settings.retries,
         "timeout_s": plan.settings.timeout_s,
         "extras": list(plan.endpoint.extras),
+        "references": [one.as_dict() for one in references],
         "notes": plan.notes,
     }
     measured = measurement(load.records, meta, engine)

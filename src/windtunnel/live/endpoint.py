@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,6 +87,19 @@ def url_problem(url: str) -> Problem | None:
     except ValueError:
         good = False
     return None if good else Problem("is no address of a server", "--url", got=repr(url), allowed="http://HOST:PORT")
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether an address is one of this machine's own (loopback).
+
+    >>> on_this_machine("http://127.0.0.1:8000"), on_this_machine("http://gpu-7:8000")
+    (True, False)
+    """
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def need_aiohttp() -> None:

@@ -3,8 +3,16 @@
 Fitted are the host time per step, the host time per scheduled request and step, and the time of a request
 outside the scheduler: what a user's own machine, engine version and settings decide and no kernel table
 holds. Kernel costs are left alone unless asked for; then one factor on their time is fitted besides, as
-`KernelFactors` whose members move together. The loss is a robust sum (soft L1) of the log ratios of TTFT and
-TPOT per request, over the first half of the run in time; the second half says what was gained.
+`KernelFactors` whose members move together.
+
+Where token times show the engine's steps (`windtunnel.live.steps`), the steps are fitted: each is linear in the
+overheads, and a moment's disturbance of the machine spoils no more than the steps that it fell on. The time outside
+the scheduler is then what first tokens miss. Otherwise the loss is taken over TTFT and TPOT per request, by
+simulation. Either way it is a robust sum (soft L1) of log ratios over the first half of the run in time; the second
+half says what was gained.
+
+Where profile and measurement know how fast the machine was (`windtunnel.live.drift`), the measurement is explained at
+its own speed, and what comes out is at the profile's.
 """
 
 from __future__ import annotations
@@ -14,8 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from windtunnel.cost.build_surface import step_surface
+from windtunnel.live.drift import Drift, at_speed, bound_shares, drift_of
 from windtunnel.live.measurement import Floats, Measurement
 from windtunnel.live.replay import Replayed, replay
+from windtunnel.live.steps import Steps, kernel_seconds, observed_steps, shows_steps
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
 
@@ -23,6 +34,11 @@ TRAINED = 0.5
 """The first half of the requests, in order of their due time, is fitted; the second is held out."""
 SCALES = {"step_host_s": 1e-3, "request_host_s": 1e-5, "frontend_s": 1e-2}
 """The fitted overheads, and the size that each is expected to be of."""
+FEW_STEPS = 200
+"""Fewer steps than this in the fitted half, and requests are fitted instead."""
+STEP_SCALE = 0.05
+"""Relative error from which a step counts less than by its square: about what steps of one batch differ by."""
+Now = Callable[[DeploymentSpec], DeploymentSpec]
 RATES = (
     "measured", "gemm_compute", "gemm_memory", "decode_attention", "prefill_attention", "experts_compute",
     "experts_memory",
@@ -39,6 +55,8 @@ class Fit:
         error_before, error_after: mean absolute log ratio of TTFT and TPOT per request by half
             (`fitted`, `held out`).
         requests: how many requests each half holds.
+        steps: how many steps were fitted; 0 where requests were.
+        drift: the machine's speed relative to when it was profiled, which the fields leave out; None: not known.
     """
 
     before: DeploymentSpec
@@ -47,6 +65,8 @@ class Fit:
     error_before: dict[str, float]
     error_after: dict[str, float]
     requests: dict[str, int]
+    steps: int = 0
+    drift: Drift | None = None
 
     @property
     def improved(self) -> bool:
@@ -74,6 +94,79 @@ def fit(
     Raises:
         SpecError: nothing was answered.
     """
+    drift, _ = drift_of(deployment, measured)
+    now = _at_speed_of(deployment, measured, drift)
+    steps = _fitted_steps(deployment, measured)
+    if steps is not None:
+        point = _from_steps(deployment, measured, steps, kernels, now)
+    else:
+        point = _from_requests(deployment, measured, kernels, now, progress, rounds)
+    after = _with(deployment, point, kernels)
+    old, new = replay(now(deployment), measured), replay(now(after), measured)
+    mask = trained(old, measured)
+    return Fit(
+        before=deployment,
+        after=after,
+        fields=_fields(point, kernels),
+        error_before=errors(measured, old),
+        error_after=errors(measured, new),
+        requests={"fitted": int(mask.sum()), "held out": int((~mask).sum())},
+        steps=len(steps) if steps is not None else 0,
+        drift=drift,
+    )
+
+
+def _at_speed_of(deployment: DeploymentSpec, measured: Measurement, drift: Drift | None) -> Now:
+    """What turns a deployment into the one that the machine ran during the measurement."""
+    if drift is None or not drift.any:
+        return lambda profiled: profiled
+    shares = bound_shares(deployment, measured)
+    return lambda profiled: at_speed(profiled, drift, shares)
+
+
+def _fitted_steps(deployment: DeploymentSpec, measured: Measurement) -> Steps | None:
+    """The steps of the first half; None where there are too few, or token times do not show them."""
+    if not shows_steps(deployment):
+        return None
+    steps = observed_steps(measured, deployment)
+    due_s = measured.due_s[measured.ok]
+    first = steps.only(steps.end_s <= np.quantile(due_s, TRAINED)) if len(due_s) else steps
+    return first if len(first) >= FEW_STEPS else None
+
+
+def _from_steps(deployment: DeploymentSpec, measured: Measurement, steps: Steps, kernels: bool, now: Now) -> Floats:
+    """The point at which steps take as long as they did, and first tokens come when they came."""
+    from scipy.optimize import least_squares
+
+    device_s = kernel_seconds(step_surface(now(deployment)), steps, deployment.max_model_len)
+    requests = (steps.decodes + steps.prompts).astype(np.float64)
+    # One unit of each overhead, as long as it takes at the measurement's speed.
+    units = now(deployment.model_copy(update={"engine": deployment.engine.model_copy(update=SCALES)})).engine
+    host = np.stack([np.full(len(steps), units.step_host_s), requests * units.request_host_s], axis=1)
+
+    def residuals(point: Floats) -> Floats:
+        factor = point[2] if kernels else 1.0
+        ratios: Floats = np.log((host @ np.square(point[:2]) + factor * device_s) / steps.seconds)
+        return ratios
+
+    start = _point(deployment.engine, kernels)
+    found = least_squares(residuals, np.delete(start, 2), bounds=(1e-6, np.inf), loss="soft_l1", f_scale=STEP_SCALE).x
+    alone = np.insert(found, 2, 0.0)
+    predicted = replay(now(_with(deployment, alone, kernels)), measured)
+    late_s = (measured.ttft_s[predicted.rows] - predicted.ttft_s)[trained(predicted, measured)]
+    frontend_s = max(float(np.nanmedian(late_s)), 0.0)
+    return np.insert(found, 2, np.sqrt(frontend_s / units.frontend_s))
+
+
+def _from_requests(
+    deployment: DeploymentSpec,
+    measured: Measurement,
+    kernels: bool,
+    now: Now,
+    progress: Callable[[int, int, str], None] | None,
+    rounds: int,
+) -> Floats:
+    """The point at which the simulation's latencies are nearest to those measured."""
     from scipy.optimize import least_squares
 
     count = 0
@@ -83,7 +176,7 @@ def fit(
         count += 1
         if progress is not None:
             progress(min(count, rounds), rounds, "fitting")
-        predicted = replay(_with(deployment, point, kernels), measured)
+        predicted = replay(now(_with(deployment, point, kernels)), measured)
         ratios = log_ratios(measured, predicted)
         return ratios[:, trained(predicted, measured)].ravel()
 
@@ -97,17 +190,7 @@ def fit(
             residuals, point, bounds=(0.0, np.inf), diff_step=width, loss="soft_l1", f_scale=0.1, max_nfev=evaluations
         )
         point = found.x
-    after = _with(deployment, point, kernels)
-    old, new = replay(deployment, measured), replay(after, measured)
-    mask = trained(old, measured)
-    return Fit(
-        before=deployment,
-        after=after,
-        fields=_fields(point, kernels),
-        error_before=errors(measured, old),
-        error_after=errors(measured, new),
-        requests={"fitted": int(mask.sum()), "held out": int((~mask).sum())},
-    )
+    return point
 
 
 def trained(replayed: Replayed, measured: Measurement) -> np.ndarray:

@@ -17,6 +17,8 @@ def fit_record(fit: Fit) -> dict[str, Any]:
         "error_before": fit.error_before,
         "error_after": fit.error_after,
         "improved": fit.improved,
+        "steps": fit.steps,
+        "drift": fit.drift.as_dict() if fit.drift is not None else None,
     }
 
 
@@ -29,12 +31,13 @@ def engine_yaml(fit: Fit, measured: Measurement) -> str:
     if "kernel_rate" in fit.fields:
         fields["kernels"] = {name: getattr(engine.kernels, name) for name in RATES}
     started = str(measured.meta.get("started", ""))[:10] or datetime.date.today().isoformat()
+    of = f"{fit.steps} steps" if fit.steps else f"{fit.requests['fitted']} requests"
     source = {
         "fields": sorted(fields),
         "kind": "calibrated",
         "date": started,
         "source": (
-            f"fitted to {fit.requests['fitted']} measured requests on {fit.after.accelerator.name}; mean error of "
+            f"fitted to {of} measured on {fit.after.accelerator.name}{_speed(fit)}; mean error of "
             f"TTFT and TPOT on {fit.requests['held out']} held-out requests {fit.error_after['held out']:.3f}, "
             f"before {fit.error_before['held out']:.3f}"
         ),
@@ -42,3 +45,13 @@ def engine_yaml(fit: Fit, measured: Measurement) -> str:
     kept = engine.model_dump(mode="json", exclude_defaults=True, exclude={"name", "aliases", "sources", *fields})
     data = {"name": f"{engine.name}-fitted", **kept, **fields, "sources": [source]}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _speed(fit: Fit) -> str:
+    """At which speed the machine ran, where it was not that of its profile."""
+    drift = fit.drift
+    if drift is None or not drift.any:
+        return ""
+    return (
+        f" (products at {drift.product:.0%}, reads at {drift.read:.0%}, Python at {drift.host:.0%} of its speed then)"
+    )

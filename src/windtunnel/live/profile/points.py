@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from windtunnel.cost.measured.kernels import Key, key_of
 from windtunnel.operators.attention import DecodeAttention, PrefillAttention
@@ -14,6 +14,9 @@ from windtunnel.operators.matmul import Matmul
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
+HEAD = ("lm head", "sampling")
+"""Operators over the requests of a step, not its tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -23,15 +26,22 @@ class Point:
         key: what is measured, as `windtunnel.cost.measured` keys its tables.
         sizes: rows of a product or an elementwise kernel; for attention (prompt tokens, their cached context,
             decoding requests, their context).
+        once: whether a step runs it once, rather than in every layer.
     """
 
     key: Key
     sizes: tuple[int, ...]
+    once: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
         """For journals and messages."""
         return " ".join(map(str, (*self.key, "at", *self.sizes)))
+
+    @property
+    def rows(self) -> int:
+        """Tokens of the step that runs it: rows of products, prompt tokens or decoding requests of attention."""
+        return (self.sizes[0] or self.sizes[2]) if self.key[0] == "attention" else self.sizes[0]
 
 
 def points_of(model: ModelSpec, plan: PlanSpec, max_tokens: int, max_requests: int, max_context: int) -> list[Point]:
@@ -53,9 +63,9 @@ def points_of(model: ModelSpec, plan: PlanSpec, max_tokens: int, max_requests: i
         if key is None:
             continue
         if isinstance(operator, Matmul | Elementwise):
-            once = operator.name in ("lm head", "sampling")
-            for rows in doubling(max_requests if once else max_tokens):
-                found[Point(key, (rows,))] = None
+            head = operator.name in HEAD
+            for rows in doubling(max_requests if head else max_tokens):
+                found[Point(key, (rows,), head or operator.name == "embedding")] = None
         elif isinstance(operator, PrefillAttention):
             for tokens in doubling(min(max_tokens, max_context), 16):
                 for cached in (0, *doubling(max_context - tokens, 256, 4)) if tokens < max_context else (0,):

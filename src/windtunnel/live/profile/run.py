@@ -15,9 +15,11 @@ from windtunnel.cost.measured.profile import CLASSES, Provenance, write_profile
 from windtunnel.files import write_atomic
 from windtunnel.live.profile.device import device_file, measure_device
 from windtunnel.live.profile.points import Point, points_of
-from windtunnel.live.profile.timing import Timed, timed
+from windtunnel.live.profile.timing import Timed
 from windtunnel.live.profile.torch_kernels import COPIED_BYTES, TorchKernels
+from windtunnel.live.profile.turns import Turns, groups_of
 from windtunnel.live.profile.vllm_kernels import VllmKernels
+from windtunnel.live.reference import Reference, measure_reference, read_references, write_references
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
@@ -63,18 +65,23 @@ def profile(
     own = TorchKernels(device, copied) if kernels == "torch" else VllmKernels(device, model, plan, copied)
     if threads:
         own.torch.set_num_threads(threads)
-    how = own.software + (f", {own.torch.get_num_threads()} threads" if device == "cpu" else "")
+    how = own.software + (f", {own.torch.get_num_threads()} threads, in turn" if device == "cpu" else "")
     folder.mkdir(parents=True, exist_ok=True)
     points = [p for p in points_of(model, plan, max_tokens, max_requests, max_context) if own.measurable(p)]
     known = _read_journal(folder / JOURNAL, how)
+    speeds = [*(read_references(folder) if known else ()), *_speed(device)]
     with (folder / JOURNAL).open("a", encoding="utf-8") as journal, own.torch.inference_mode():
-        for done, point in enumerate(points):
+        turns = Turns(own, device == "cpu")
+        for wanted, layer in groups_of(points, turns.in_turn):
             if progress is not None:
-                progress(done, len(points), point.name)
-            if point.name not in known:
-                known[point.name] = timed(own.kernel(point), own.finish)
-                _note(journal, how, point, known[point.name])
+                progress(sum(point.name in known for point in points), len(points), wanted[0].name)
+            if all(point.name in known for point in wanted):
+                continue
+            for point, found in zip(wanted, turns.measured(wanted, layer), strict=True):
+                known[point.name] = found
+                _note(journal, how, point, found)
         rates = measure_device(own)
+    write_references(folder, [*speeds, *_speed(device)])
     today = datetime.date.today().isoformat()
     notes = (f"kernels of {model.name}, tensor parallel {plan.tensor_parallel}",)
     rows = _rows(points, known)
@@ -97,6 +104,12 @@ def profile(
         "spread_max": spreads[-1],
         "file": str(folder / DEVICE),
     }
+
+
+def _speed(device: str) -> list[Reference]:
+    """How fast this machine is now; of an accelerator, whose kernels the reference does not run, nothing is known."""
+    found = measure_reference() if device == "cpu" else None
+    return [found] if found is not None else []
 
 
 def _best_rate(rows: dict[str, list[dict[str, Any]]], dtype: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,53 @@ def timed(
     middle = float(np.median(calm))
     low, high = np.quantile(seconds, [0.1, 0.9])
     return Timed(middle, float((high - low) / middle) if middle > 0 else 0.0, repeat * len(seconds))
+
+
+def timed_in_turn(runs: Sequence[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> list[Timed]:
+    """Time functions that run one after the other, each in the state in which those before it leave the processor.
+
+    A kernel alone finds its code, its input and its output in the caches from its last execution. In a layer others
+    have run in between, which costs small kernels up to a half more, and large ones a tenth. So whole rounds
+    of all functions are timed; those of the calmest blocks of rounds count.
+
+    Args:
+        runs: one execution each; every one returns when its work is done.
+        clock: seconds.
+    """
+
+    def once() -> None:
+        for run in runs:
+            run()
+
+    once_s = _warm_up(once, lambda: None, clock)
+    repeat = max(1, int(np.ceil(BLOCK_S / max(once_s, 1e-9))))
+    blocks = BLOCKS if once_s < LONG_S else 3
+    found = np.zeros((0, len(runs)))
+    for _ in range(ROUNDS):
+        found = np.concatenate([found, _turns(runs, clock, repeat, blocks)])
+        order = np.argsort(found.sum(axis=1), kind="stable")
+        whole = found.sum(axis=1)[order]
+        calm = order[: max(int(CALM * len(order)), 1)]
+        if whole[len(calm) - 1] - whole[0] <= NOISY * np.median(whole[: len(calm)]):
+            break
+    seconds = np.median(found[calm], axis=0)
+    low, high = np.quantile(whole, [0.1, 0.9])
+    spread = float((high - low) / np.median(whole[: len(calm)])) if whole[0] > 0 else 0.0
+    return [Timed(float(one), spread, repeat * len(found)) for one in seconds]
+
+
+def _turns(
+    runs: Sequence[Callable[[], object]], clock: Callable[[], float], repeat: int, blocks: int
+) -> npt.NDArray[np.float64]:
+    """Seconds of one execution of each function, the mean over the rounds of a block, shape (blocks, functions)."""
+    seconds = np.zeros((blocks, len(runs)))
+    for block in range(blocks):
+        for _ in range(repeat):
+            for place, run in enumerate(runs):
+                start_s = clock()
+                run()
+                seconds[block, place] += clock() - start_s
+    return seconds / repeat
 
 
 def _warm_up(run: Callable[[], object], finish: Callable[[], None], clock: Callable[[], float]) -> float:

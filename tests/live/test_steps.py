@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from live import made, profiled
+from windtunnel.cost.build_surface import step_surface
+from windtunnel.live.fit import fit
+from windtunnel.live.steps import kernel_seconds, observed_steps, shows_steps
+
+
+def test_token_times_show_the_steps(tmp_path: Path) -> None:
+    truth = profiled.deployment(tmp_path, step_host_s=2e-3, request_host_s=5e-5)
+    seen = profiled.served(truth)
+    steps = observed_steps(seen, truth)
+    assert shows_steps(truth)
+    assert len(steps) > 500
+    assert steps.prompts.max() >= 1
+    assert steps.decodes.max() >= 3
+    surface = step_surface(truth)
+    requests = steps.decodes + steps.prompts
+    expected_s = (
+        kernel_seconds(surface, steps, truth.max_model_len) + surface.host_s + surface.host_request_s * requests
+    )
+    ratio = expected_s / steps.seconds
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.01)
+    assert np.quantile(np.abs(np.log(ratio)), 0.9) < 0.06
+
+
+def test_tokens_that_come_evenly_show_no_steps() -> None:
+    base = made.deployment()
+    assert len(observed_steps(made.measured(base, made.traffic()), base)) == 0
+
+
+def test_engines_whose_steps_overlap_are_not_read_by_steps(tmp_path: Path) -> None:
+    assert not shows_steps(profiled.deployment(tmp_path, async_scheduling=True))
+
+
+def test_a_fit_of_steps_finds_the_overheads_whatever_disturbs_a_second(tmp_path: Path) -> None:
+    truth = profiled.deployment(tmp_path, step_host_s=3e-3, request_host_s=8e-5, frontend_s=5e-3)
+    seen = profiled.served(truth)
+    base = profiled.deployment(tmp_path)
+    found = fit(base, seen, kernels=True)
+    assert found.steps > 200
+    assert found.improved
+    assert found.fields["step_host_s"] == pytest.approx(3e-3, rel=0.05)
+    assert found.fields["kernel_rate"] == pytest.approx(1.0, rel=0.04)
+    assert found.fields["frontend_s"] == pytest.approx(5e-3, abs=2.5e-3)
