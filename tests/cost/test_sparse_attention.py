@@ -38,6 +38,11 @@ def test_one_query_is_worked_through_by_one_processor() -> None:
     assert alone_ns == pytest.approx(0.45, rel=0.05)
 
 
+def test_the_queries_of_a_prompt_take_turns_on_the_processors() -> None:
+    few, many = (float(index_choice_seconds(rows, 1e9, True, B300)) for rows in (4096, 8192))
+    assert (many - few) / 4096 * 1e9 == pytest.approx(17.2, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("device", "heads", "kv_bytes", "token_us"),
     [

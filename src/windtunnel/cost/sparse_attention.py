@@ -22,6 +22,10 @@ and B300 (0.69), 5.3 ps on H200 and H100 (0.78)."""
 CHOICE_CLOCKS = 0.9
 """Clocks per score in which one processor picks the best of a query: one request's decode takes 0.44 to 0.48 ns per
 token of context beyond 32,768 on Blackwell (0.87 to 0.94 clocks), 0.46 to 0.56 ns on Hopper (0.84 to 1.02)."""
+CHOICE_ROW_CLOCKS = 5000.0
+"""Clocks in which a processor begins and ends a query of many: prompts of 4,096 tokens after 2,048 cached ones, where
+the other half of the queries has to choose too, take 15 ns a query more than their pairs on H200, 18 on B200, 23 on B300
+(3,700 to 6,700 clocks of a processor). Alone it is part of the kernel's fixed time."""
 GATHER_EFFICIENCY = 1.0
 """Rate of reading chosen latents in proportion to memory's, which caches help and scattered reads do not: 74 to 80 ps
 a pair of 576 bytes with 8 to 32 heads on B200 and B300 (7.2 to 7.8 TB/s)."""
@@ -71,11 +75,13 @@ def index_choice_seconds(rows: npt.ArrayLike, pairs: npt.ArrayLike, even: bool, 
         device: where it runs.
     """
     scores, queries = np.asarray(pairs, dtype=np.float64), np.asarray(rows, dtype=np.float64)
-    share = scores / device.processors
-    if not even:  # scores of no query are spread evenly, so that lines through nothing have their slope at many
+    clocks = CHOICE_CLOCKS * scores / device.processors
+    if even:
+        clocks = clocks + CHOICE_ROW_CLOCKS * queries / device.processors
+    else:  # scores of no query are spread evenly, so that lines through nothing have their slope at many
         alone = np.divide(scores, queries, out=np.zeros(np.broadcast(scores, queries).shape), where=queries > 0)
-        share = np.maximum(share, alone)
-    return device.constants.elementwise_launch_s + CHOICE_CLOCKS / device.accelerator.clock_hz * share
+        clocks = np.maximum(clocks, CHOICE_CLOCKS * alone)
+    return device.constants.elementwise_launch_s + clocks / device.accelerator.clock_hz
 
 
 def sparse_prefill_seconds(
