@@ -47,4 +47,4 @@ def test_a_fit_of_steps_finds_the_overheads_whatever_disturbs_a_second(tmp_path:
     assert found.improved
     assert found.fields["step_host_s"] == pytest.approx(3e-3, rel=0.05)
     assert found.fields["kernel_rate"] == pytest.approx(1.0, rel=0.04)
-    assert found.fields["frontend_s"] == pytest.approx(5e-3, abs=2.5e-3)
+    assert found.fields["frontend_s"] == pytest.approx(5e-3, rel=0.1)

@@ -7,9 +7,9 @@ holds. Kernel costs are left alone unless asked for; then one factor on their ti
 
 Where token times show the engine's steps (`windtunnel.live.steps`), the steps are fitted: each is linear in the
 overheads, and a moment's disturbance of the machine spoils no more than the steps that it fell on. The time outside
-the scheduler is then what first tokens miss. Otherwise the loss is taken over TTFT and TPOT per request, by
-simulation. Either way it is a robust sum (soft L1) of log ratios over the first half of the run in time; the second
-half says what was gained.
+the scheduler is then told by which step each request came into (`windtunnel.live.frontend`). Otherwise the loss is
+taken over TTFT and TPOT per request, by simulation. Either way it is a robust sum (soft L1) of log ratios over the
+first half of the run in time; the second half says what was gained.
 
 Where profile and measurement know how fast the machine was (`windtunnel.live.drift`), the measurement is explained at
 its own speed, and what comes out is at the profile's.
@@ -24,6 +24,7 @@ import numpy as np
 
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.live.drift import Drift, at_speed, bound_shares, drift_of
+from windtunnel.live.frontend import frontend_seconds
 from windtunnel.live.measurement import Floats, Measurement
 from windtunnel.live.replay import Replayed, replay
 from windtunnel.live.steps import Steps, kernel_seconds, observed_steps, shows_steps
@@ -151,10 +152,12 @@ def _from_steps(deployment: DeploymentSpec, measured: Measurement, steps: Steps,
 
     start = _point(deployment.engine, kernels)
     found = least_squares(residuals, np.delete(start, 2), bounds=(1e-6, np.inf), loss="soft_l1", f_scale=STEP_SCALE).x
-    alone = np.insert(found, 2, 0.0)
-    predicted = replay(now(_with(deployment, alone, kernels)), measured)
-    late_s = (measured.ttft_s[predicted.rows] - predicted.ttft_s)[trained(predicted, measured)]
-    frontend_s = max(float(np.nanmedian(late_s)), 0.0)
+    due_s = measured.due_s[measured.ok]
+    frontend_s = frontend_seconds(measured, float(np.quantile(due_s, TRAINED)))
+    if frontend_s is None:
+        predicted = replay(now(_with(deployment, np.insert(found, 2, 0.0), kernels)), measured)
+        late_s = (measured.ttft_s[predicted.rows] - predicted.ttft_s)[trained(predicted, measured)]
+        frontend_s = max(float(np.nanmedian(late_s)), 0.0)
     return np.insert(found, 2, np.sqrt(frontend_s / units.frontend_s))
 
 

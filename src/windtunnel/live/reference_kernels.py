@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-BUDGET_S = 0.8
+BUDGET_S = 0.5
 CALM = 0.1
 """As kernels are timed: the median of the calmest tenth, for a moment's disturbance only ever adds time."""
 PRODUCT = 320

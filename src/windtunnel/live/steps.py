@@ -30,6 +30,22 @@ not come by steps: several engines answer, or something on the way evens them ou
 
 
 @dataclass(frozen=True, slots=True)
+class Clusters:
+    """Tokens in order of time.
+
+    Attributes:
+        request, index: whose token it is, and the how manieth.
+        step: the step that it came from, counted from 0.
+        start_s: per step, when its first token came.
+    """
+
+    request: Ints
+    index: Ints
+    step: Ints
+    start_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Steps:
     """Steps as columns.
 
@@ -67,35 +83,34 @@ def shows_steps(deployment: DeploymentSpec) -> bool:
 
 def observed_steps(measured: Measurement, deployment: DeploymentSpec) -> Steps:
     """The steps of a measurement whose batch is certain, in order of time."""
-    request, index, time_s, step = _clusters(measured)
-    count = int(step[-1]) + 1 if len(step) else 1
+    seen = clusters(measured)
+    request, index, count = seen.request, seen.index, max(len(seen.start_s), 1)
     prompt = np.where(measured.prompt_reported > 0, measured.prompt_reported, measured.prompt_tokens)
     first = index == 0
 
     def summed(values: npt.NDArray[np.generic]) -> Floats:
-        return np.asarray(np.bincount(step, weights=np.asarray(values, dtype=np.float64), minlength=count), np.float64)
+        weights = np.asarray(values, dtype=np.float64)
+        return np.asarray(np.bincount(seen.step, weights=weights, minlength=count), np.float64)
 
-    start_s = np.full(count, np.inf)
-    np.minimum.at(start_s, step, time_s)
     tokens = np.where(first, prompt[request], 0)
     found = Steps(
-        end_s=start_s[1:],
-        seconds=np.diff(start_s),
+        end_s=seen.start_s[1:],
+        seconds=np.diff(seen.start_s),
         decodes=summed(~first)[1:].astype(np.int64),
         context_tokens=summed(np.where(first, 0, prompt[request] + index))[1:],
         prompts=summed(first)[1:].astype(np.int64),
         prompt_tokens=summed(tokens)[1:],
         pairs=summed(tokens * (tokens + 1.0) / 2.0)[1:],
     )
-    whole, shared = _whole_batches(request, index, step, measured, count)
+    whole, shared = whole_batches(measured, seen)
     if shared.any() and whole[shared].mean() < AGREE:
         return found.only(np.zeros(len(found), dtype=np.bool_))
     begun = np.cumsum(summed(first))[1:]
-    return found.only(whole & _prompts_whole(found, measured, deployment, summed(tokens), start_s, begun))
+    return found.only(whole & _prompts_whole(found, measured, deployment, summed(tokens), seen.start_s, begun))
 
 
-def _clusters(measured: Measurement) -> tuple[Ints, Ints, Floats, Ints]:
-    """Tokens in order of time: (their request, their index in it, when they came, the step that they came from)."""
+def clusters(measured: Measurement) -> Clusters:
+    """The tokens of a measurement by the step that they came from."""
     request = np.repeat(np.arange(len(measured)), np.diff(measured.token_offset))
     index = np.arange(len(request)) - measured.token_offset[:-1][request]
     gaps_s = np.diff(measured.token_s)[request[1:] == request[:-1]] if len(request) else np.zeros(0)
@@ -109,12 +124,15 @@ def _clusters(measured: Measurement) -> tuple[Ints, Ints, Floats, Ints]:
         if place and (last[one] == current or time_s[place] - time_s[place - 1] > apart_s):
             current += 1
         step[place] = last[one] = current
-    return request, index, time_s, step
+    start_s = np.full(int(step[-1]) + 1 if len(step) else 0, np.inf)
+    np.minimum.at(start_s, step, time_s)
+    return Clusters(request, index, step, start_s)
 
 
-def _whole_batches(request: Ints, index: Ints, step: Ints, measured: Measurement, count: int) -> tuple[Mask, Mask]:
-    """Which steps follow the one before without a break (all requests that had tokens to come got their next one),
-    and before which several had."""
+def whole_batches(measured: Measurement, seen: Clusters) -> tuple[Mask, Mask]:
+    """Which steps from the second follow the one before without a break (all requests that had tokens to come got
+    their next one), and before which several had."""
+    request, index, step, count = seen.request, seen.index, seen.step, len(seen.start_s)
     more = index + 1 < np.diff(measured.token_offset)[request]
     due = np.bincount(step, weights=more, minlength=count)
     order = np.lexsort((index, request))

@@ -1,0 +1,53 @@
+"""The time of a request outside the scheduler, from which step it came into.
+
+A request whose first token came with a step was ready when that step began, and not yet when the one before it did.
+So the time between sending it and its being ready lies in an interval, one for each request; the time that most of
+their intervals hold is the engine's. Queues do not count in it, whereas how late first tokens are also holds whatever
+else held them up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from windtunnel.live.measurement import Floats, Measurement
+from windtunnel.live.steps import Clusters, clusters, whole_batches
+
+FEW = 20
+"""With fewer requests than this nothing is said."""
+
+
+def frontend_seconds(measured: Measurement, until_s: float = np.inf) -> float | None:
+    """Seconds outside the scheduler that most requests agree on; None where too few say anything.
+
+    Tokens reach the client after the step that they end, so this is the way to the scheduler and back again.
+
+    Args:
+        measured: requests with their tokens.
+        until_s: only requests that were due until then count.
+    """
+    low_s, high_s = intervals(measured, clusters(measured), until_s)
+    if len(low_s) < FEW:
+        return None
+    moments = np.unique(np.concatenate([low_s, high_s]))
+    middles = (moments[1:] + moments[:-1]) / 2
+    inside = np.searchsorted(np.sort(low_s), middles) - np.searchsorted(np.sort(high_s), middles)
+    return float(np.median(middles[inside == inside.max()]))
+
+
+def intervals(measured: Measurement, seen: Clusters, until_s: float = np.inf) -> tuple[Floats, Floats]:
+    """Between which seconds after it was sent each request was ready, for those that came while others ran."""
+    start_s = seen.start_s
+    if len(start_s) < 3:
+        return np.zeros(0), np.zeros(0)
+    whole, _ = whole_batches(measured, seen)
+    first = np.flatnonzero(seen.index == 0)
+    first = first[(seen.step[first] >= 2) & (measured.due_s[seen.request[first]] <= until_s)]
+    step = seen.step[first]
+    # `whole[j - 1]` is of step j: the engine went on from the step before without a break.
+    first, step = first[whole[step - 1]], step[whole[step - 1]]
+    sent_s = measured.sent_s[seen.request[first]]
+    high_s = start_s[step - 1] - sent_s
+    low_s = np.where(whole[step - 2], np.maximum(start_s[step - 2] - sent_s, 0.0), 0.0)
+    good = high_s > low_s
+    return low_s[good], high_s[good]
