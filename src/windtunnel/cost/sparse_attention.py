@@ -24,8 +24,8 @@ CHOICE_CLOCKS = 0.9
 token of context beyond 32,768 on Blackwell (0.87 to 0.94 clocks), 0.46 to 0.56 ns on Hopper (0.84 to 1.02)."""
 CHOICE_ROW_CLOCKS = 5000.0
 """Clocks in which a processor begins and ends a query of many: prompts of 4,096 tokens after 2,048 cached ones, where
-the other half of the queries has to choose too, take 15 ns a query more than their pairs on H200, 18 on B200, 23 on B300
-(3,700 to 6,700 clocks of a processor). Alone it is part of the kernel's fixed time."""
+the other half of the queries has to choose too, take 15 ns a query more than their pairs on H200, 18 on B200 and 23 on
+B300 (3,700 to 6,700 clocks of a processor). Alone it is part of the kernel's fixed time."""
 GATHER_EFFICIENCY = 1.0
 """Rate of reading chosen latents in proportion to memory's, which caches help and scattered reads do not: 74 to 80 ps
 a pair of 576 bytes with 8 to 32 heads on B200 and B300 (7.2 to 7.8 TB/s)."""
