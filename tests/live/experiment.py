@@ -51,7 +51,10 @@ FITTED = ("wide", 0.7)
 """The setting and the share of its capacity of the one run that is fitted."""
 REPEATS = 3
 LOAD_S = 10.0
-BURST = 48
+BURSTS = {
+    "wide": 96, "narrow": 72, "one": 20, "two": 36, "four": 48, "long": 80, "chunks of 16": 48, "chunks of 8": 36,
+}  # fmt: skip
+"""Requests that saturate each setting for some four seconds: a machine's disturbances last a second or more."""
 CALM = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """Freed activations stay with the process instead of being mapped anew in every step, as with the allocator that vLLM
 advises for processors."""
@@ -88,9 +91,9 @@ def traffic(rate_per_s: float, seconds: float, seed: int) -> RequestTable:
     return _lengths(np.random.default_rng(seed), max(round(rate_per_s * seconds), 24), rate_per_s)
 
 
-def burst(seed: int = 5) -> RequestTable:
+def burst(setting: str, seed: int = 5) -> RequestTable:
     """Everything at once: the server is saturated."""
-    return _lengths(np.random.default_rng(seed), BURST, np.inf)
+    return _lengths(np.random.default_rng(seed), BURSTS[setting], np.inf)
 
 
 def _lengths(random: np.random.Generator, count: int, rate_per_s: float) -> RequestTable:
@@ -146,10 +149,10 @@ def measure(folder: Path, port: int = 18231) -> None:
     engine.write_model(folder / "model")
     profile(folder)
     with session(folder, port) as server:
-        server.run("warm", "wide", burst())
+        server.run("warm", "wide", burst("wide"))
         for repeat in range(REPEATS):
             for name in SETTINGS:
-                server.run(f"burst {name} {repeat}", name, burst())
+                server.run(f"burst {name} {repeat}", name, burst(name))
         name, share = FITTED
         server.run("fitted", name, traffic(share * capacity(folder, name), 2.0 * LOAD_S, 11))
         for repeat in range(REPEATS):

@@ -64,8 +64,17 @@ def _seconds(point: Point) -> float:
     return 4e-6 + 1e-7 * point.sizes[0]
 
 
-def served(truth: DeploymentSpec, seconds: float = 12.0, seed: int = 0, references: object = ()) -> Measurement:
-    """What a client sees of an engine whose steps cost what the operators of each batch cost, one by one."""
+def served(
+    truth: DeploymentSpec,
+    seconds: float = 12.0,
+    seed: int = 0,
+    references: object = (),
+    disturbed: tuple[float, float] = (0.0, 0.0),
+) -> Measurement:
+    """What a client sees of an engine whose steps cost what the operators of each batch cost, one by one.
+
+    Between the two moments of `disturbed` everything takes twice as long.
+    """
     random = np.random.default_rng(seed)
     due_s = np.cumsum(random.exponential(1 / 12.0, round(12.0 * seconds)))
     prompts, outputs = random.integers(16, 200, len(due_s)), random.integers(8, 40, len(due_s))
@@ -84,7 +93,8 @@ def served(truth: DeploymentSpec, seconds: float = 12.0, seed: int = 0, referenc
         if running:
             mean = round(float(np.mean([prompts[one] + len(tokens[one]) for one in running])))
             batch = batch + decode_batch(len(running), mean)
-        now_s += price_step(truth, batch).total_s * float(np.exp(0.02 * random.standard_normal()))
+        slowed = 2.0 if disturbed[0] <= now_s < disturbed[1] else 1.0
+        now_s += slowed * price_step(truth, batch).total_s * float(np.exp(0.02 * random.standard_normal()))
         for one in (*running, *new):
             tokens[one].append(now_s)
         running = [one for one in (*running, *new) if len(tokens[one]) < outputs[one]]

@@ -1,6 +1,6 @@
 """Profile, predict, load, fit and compare against the real vLLM on this machine (see `experiment.py`).
 
-Machines that others use are noisy, so that nothing here is judged by time alone: every load is run twice, and an
+Machines that others use are noisy, so that nothing here is judged by time alone: every load is run three times, and an
 error may exceed its goal by no more than the repeats themselves differ. Such machines also drift between the profile
 and the loads, which no repeat shows, so that a drift is allowed besides; with WINDTUNNEL_QUIET=1, on a machine of your
 own, none is.

@@ -7,7 +7,9 @@ import pytest
 
 from live import made, profiled
 from windtunnel.cost.build_surface import step_surface
+from windtunnel.live.compare import compare_deployment
 from windtunnel.live.fit import fit
+from windtunnel.live.steadiness import steadiness
 from windtunnel.live.steps import kernel_seconds, observed_steps, shows_steps
 
 
@@ -38,9 +40,12 @@ def test_engines_whose_steps_overlap_are_not_read_by_steps(tmp_path: Path) -> No
     assert not shows_steps(profiled.deployment(tmp_path, async_scheduling=True))
 
 
-def test_a_fit_of_steps_finds_the_overheads_whatever_disturbs_a_second(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disturbed", [(0.0, 0.0), (2.0, 3.0)])
+def test_a_fit_of_steps_finds_the_overheads_whatever_disturbs_a_second(
+    tmp_path: Path, disturbed: tuple[float, float]
+) -> None:
     truth = profiled.deployment(tmp_path, step_host_s=3e-3, request_host_s=8e-5, frontend_s=5e-3)
-    seen = profiled.served(truth)
+    seen = profiled.served(truth, disturbed=disturbed)
     base = profiled.deployment(tmp_path)
     found = fit(base, seen, kernels=True)
     assert found.steps > 200
@@ -48,3 +53,21 @@ def test_a_fit_of_steps_finds_the_overheads_whatever_disturbs_a_second(tmp_path:
     assert found.fields["step_host_s"] == pytest.approx(3e-3, rel=0.05)
     assert found.fields["kernel_rate"] == pytest.approx(1.0, rel=0.04)
     assert found.fields["frontend_s"] == pytest.approx(5e-3, rel=0.1)
+
+
+def test_seconds_in_which_something_disturbed_the_machine_are_told(tmp_path: Path) -> None:
+    truth = profiled.deployment(tmp_path, step_host_s=3e-3)
+    steady = steadiness(profiled.served(truth), truth)
+    assert steady is not None
+    assert steady.disturbed == 0
+    assert steady.calm.all()
+    seen = profiled.served(truth, disturbed=(4.0, 6.0))
+    found = compare_deployment(seen, truth)
+    unsteady = steadiness(seen, truth)
+    assert unsteady is not None
+    assert unsteady.disturbed in (2, 3)
+    assert unsteady.slowdown == pytest.approx(2.0, rel=0.1)
+    assert not unsteady.calm[(seen.due_s > 4.0) & (seen.due_s < 5.9)].any()
+    note = next(note for note in found.notes if "disturbed" in note)
+    assert f"{unsteady.calm.sum():,} requests that saw none of it" in note
+    assert steadiness(made.measured(made.deployment(), made.traffic(60)), made.deployment()) is None

@@ -11,6 +11,7 @@ from windtunnel.live.drift import Drift, at_speed, bound_shares, drift_of
 from windtunnel.live.measurement import Floats, Measurement
 from windtunnel.live.reasons import Reason, reasons_for
 from windtunnel.live.replay import Replayed, replay, replay_ends
+from windtunnel.live.steadiness import steadiness, steadiness_note
 from windtunnel.metrics.latency import statistic
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.slo import METRICS
@@ -101,7 +102,8 @@ def compare_deployment(measured: Measurement, deployment: DeploymentSpec) -> Com
     """The measurement beside what the deployment does with its requests.
 
     Where the profile and the measurement both know how fast the machine was, the prediction is priced at the speed of
-    the measurement, and the figures at that of the profile stand beside.
+    the measurement, and the figures at that of the profile stand beside. Where token times show the engine's steps,
+    they tell whether something disturbed the machine meanwhile.
     """
     drift, why = drift_of(deployment, measured)
     moved = deployment
@@ -115,6 +117,9 @@ def compare_deployment(measured: Measurement, deployment: DeploymentSpec) -> Com
         if moved is not deployment:
             figures = tuple(replace(one, as_profiled=_value(one.name, measured, before)) for one in figures)
         notes.append(drift_note(drift, {one.name: one for one in figures}))
+    steady = steadiness(measured, moved)
+    if steady is not None and steady.disturbed:
+        notes.append(steadiness_note(steady, measured, found.predicted))
     return replace(found, figures=figures, notes=(*notes, *found.notes), drift=drift)
 
 
