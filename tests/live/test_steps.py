@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from live import made, profiled
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.live.compare import compare_deployment
 from windtunnel.live.fit import fit
+from windtunnel.live.frontend import frontend_seconds
 from windtunnel.live.steadiness import steadiness
 from windtunnel.live.steps import kernel_seconds, observed_steps, shows_steps
 
@@ -34,6 +36,26 @@ def test_token_times_show_the_steps(tmp_path: Path) -> None:
 def test_tokens_that_come_evenly_show_no_steps() -> None:
     base = made.deployment()
     assert len(observed_steps(made.measured(base, made.traffic()), base)) == 0
+
+
+def test_prompts_found_in_the_cache_leave_steps_unknown(tmp_path: Path) -> None:
+    truth = profiled.deployment(tmp_path, enable_prefix_caching=True)
+    seen = profiled.served(truth, 4.0)
+    assert len(observed_steps(seen, truth)) > 100
+    none, some = np.zeros(3), np.array([0.0, 500.0, 1000.0])
+    assert len(observed_steps(replace(seen, engine={"prefix_hits": none}), truth)) > 100
+    assert len(observed_steps(replace(seen, engine={"prefix_hits": some}), truth)) == 0
+    shared = replace(seen, segment_offset=np.arange(len(seen) + 1))
+    assert len(observed_steps(shared, truth)) == 0
+
+
+def test_a_measurement_without_token_times_shows_nothing(tmp_path: Path) -> None:
+    truth = profiled.deployment(tmp_path)
+    seen = profiled.served(truth, 2.0)
+    bare = replace(seen, token_s=np.zeros(0), token_offset=np.zeros(len(seen) + 1, dtype=np.int64))
+    assert len(observed_steps(bare, truth)) == 0
+    assert steadiness(bare, truth) is None
+    assert frontend_seconds(bare) is None
 
 
 def test_engines_whose_steps_overlap_are_not_read_by_steps(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def compare_deployment(measured: Measurement, deployment: DeploymentSpec) -> Com
             figures = tuple(replace(one, as_profiled=_value(one.name, measured, before)) for one in figures)
         notes.append(drift_note(drift, {one.name: one for one in figures}))
     steady = steadiness(measured, moved)
-    if steady is not None and steady.disturbed:
+    if steady is not None:
         notes.append(steadiness_note(steady, measured, found.predicted))
     return replace(found, figures=figures, notes=(*notes, *found.notes), drift=drift)
 

@@ -32,12 +32,14 @@ class Steadiness:
     Attributes:
         seconds: how many seconds could be judged.
         disturbed: how many of them were disturbed.
+        pace: how long steps took over their price, in the median second.
         slowdown: median pace of the disturbed seconds over that of the others; 1 without any.
         calm: which of the measurement's requests saw no disturbed second from their due time to their last token.
     """
 
     seconds: int
     disturbed: int
+    pace: float
     slowdown: float
     calm: Mask
 
@@ -62,16 +64,18 @@ def steadiness(measured: Measurement, deployment: DeploymentSpec) -> Steadiness 
     slow = [one for one, value in pace.items() if value > limit]
     others = [value for value in pace.values() if value <= limit]
     slowdown = float(np.median([pace[one] for one in slow]) / np.median(others)) if slow else 1.0
-    return Steadiness(len(pace), len(slow), slowdown, _calm(measured, slow))
+    usual = float(np.median(list(pace.values())))
+    return Steadiness(len(pace), len(slow), usual, slowdown, _calm(measured, slow))
 
 
 def steadiness_note(found: Steadiness, measured: Measurement, predicted: Replayed) -> str:
-    """How long the machine was disturbed, and the errors of the requests that saw none of it; empty if never."""
+    """The pace of the steps, how long the machine was disturbed, and the errors of the requests that saw none of it."""
+    text = f"steps took {found.pace:.2f} times their price in the median second"
     if not found.disturbed:
-        return ""
-    text = (
-        f"in {found.disturbed} of {found.seconds} s something disturbed the machine: steps took {found.slowdown:.2f} "
-        f"times as long as in the others"
+        return text
+    text += (
+        f"; in {found.disturbed} of {found.seconds} s something disturbed the machine, and they took "
+        f"{found.slowdown:.2f} times as long as in the others"
     )
     calm = found.calm[predicted.rows]
     errors = []

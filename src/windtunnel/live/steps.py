@@ -19,6 +19,9 @@ from windtunnel.cost.surface import StepSurface, context_grid
 from windtunnel.live.measurement import Floats, Ints, Measurement
 from windtunnel.specs.deployment import DeploymentSpec
 
+CACHED = 0.01
+"""Share of the prompts' tokens found in the engine's cache from which steps are not read: what they computed is not
+known then."""
 Mask = npt.NDArray[np.bool_]
 
 APART = 0.25
@@ -103,10 +106,20 @@ def observed_steps(measured: Measurement, deployment: DeploymentSpec) -> Steps:
         pairs=summed(tokens * (tokens + 1.0) / 2.0)[1:],
     )
     whole, shared = whole_batches(measured, seen)
-    if shared.any() and whole[shared].mean() < AGREE:
+    if (shared.any() and whole[shared].mean() < AGREE) or _cached(measured, deployment):
         return found.only(np.zeros(len(found), dtype=np.bool_))
     begun = np.cumsum(summed(first))[1:]
     return found.only(whole & _prompts_whole(found, measured, deployment, summed(tokens), seen.start_s, begun))
+
+
+def _cached(measured: Measurement, deployment: DeploymentSpec) -> bool:
+    """Whether prompts were, or may have been, found in the engine's cache."""
+    if not deployment.engine.enable_prefix_caching:
+        return False
+    hits = measured.engine.get("prefix_hits")
+    if hits is not None and np.isfinite(hits).any():
+        return bool(np.nanmax(hits) - np.nanmin(hits) > CACHED * measured.prompt_tokens.sum())
+    return len(measured.segment_offset) > 0
 
 
 def clusters(measured: Measurement) -> Clusters:
