@@ -21,7 +21,7 @@ from windtunnel.specs.deployment import DeploymentSpec
 
 def with_adapters(surface: StepSurface, rank: Rank, deployment: DeploymentSpec) -> StepSurface:
     """The surface with its adapters' costs, where the deployment has any."""
-    engine = deployment.engine
+    engine = deployment.hosted_engine
     if engine.lora is None:
         return surface
     model, plan, spec = rank.model, rank.plan, engine.lora

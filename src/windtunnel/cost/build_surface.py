@@ -54,7 +54,7 @@ def step_surface(
             longer ones make a tail in attention whose lanes were measured. Empty: all alike.
         at: from -1 to 1, where in their 80 % intervals all costs lie; 0 is the prediction itself.
     """
-    model, engine = deployment.model, engine_at(deployment.engine, at)
+    model, engine = deployment.model, engine_at(deployment.hosted_engine, at)
     device, links = pricing_of(deployment, kernels, at)
     plan = deployment.plan.model_copy(update={"pipeline_parallel": 1, "replicas": 1})
     rank = Rank(model, plan, device, links.tensor)

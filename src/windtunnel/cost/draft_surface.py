@@ -127,7 +127,7 @@ def _drafter(
     if found is None or spec is None:
         return None
     device, links = pricing_of(found, kernels, at)
-    engine = engine_at(found.engine, at).model_copy(update={"step_device_s": 0.0})
+    engine = engine_at(found.hosted_engine, at).model_copy(update={"step_device_s": 0.0})
     plan = found.plan.model_copy(update={"replicas": 1})
     rank = Rank(found.model, plan, device, links.tensor)
     return Drafter(rank, spec, engine, plain.max_tokens, plain.max_requests, deployment.max_model_len)
@@ -221,7 +221,7 @@ def _tokens_per_s(
     columns: Ints,
 ) -> Floats:
     """Tokens per second when 0, 1, 2, ... requests decode with so many drafts, at columns of the context grid."""
-    engine, spec = deployment.engine, deployment.engine.speculative
+    engine, spec = deployment.hosted_engine, deployment.engine.speculative
     assert spec is not None
     n = np.arange(plain.max_requests + 1)[:, None]
     rows = n * (1 + drafts)

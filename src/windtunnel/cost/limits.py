@@ -90,7 +90,8 @@ def _least_depth(deployment: DeploymentSpec) -> float:
 
 
 def _host_s(deployment: DeploymentSpec) -> float:
-    return deployment.engine.step_host_s + deployment.engine.request_host_s
+    engine = deployment.hosted_engine
+    return engine.step_host_s + engine.request_host_s
 
 
 def _step_s(deployment: DeploymentSpec, batch: Batch) -> float:

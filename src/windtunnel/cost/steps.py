@@ -113,7 +113,7 @@ def price_step(
         at: from -1 to 1, where in their 80 % intervals all costs lie; 0 is the prediction itself.
     """
     device, links = pricing_of(deployment, kernels, at)
-    deployment = deployment.model_copy(update={"engine": engine_at(deployment.engine, at)})
+    deployment = deployment.model_copy(update={"engine": engine_at(deployment.hosted_engine, at)})
     plan, engine = deployment.plan, deployment.engine
     energy = energy_of(device, links.tensor)
     rows = tuple(

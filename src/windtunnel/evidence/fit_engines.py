@@ -33,16 +33,12 @@ from windtunnel.evidence.outcomes import predict
 from windtunnel.evidence.scenario import Claim
 from windtunnel.evidence.table import read_table
 from windtunnel.evidence.validate import claims_from
-from windtunnel.specs.engine import EngineSpec, KernelFactors
+from windtunnel.specs.engine import HOST_TIMES, EngineSpec, KernelFactors
 from windtunnel.specs.fields import Seconds, Spec
 from windtunnel.specs.load import build, catalogue_folder, resolve
 
 Floats = npt.NDArray[np.float64]
 
-HOST = (
-    "step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "eager_launch_s",
-    "eager_latent_s", "eager_experts_s", "frontend_s", "frontend_token_s",
-)  # fmt: skip
 ENERGY = ("mean_w", "mean_w_per_accelerator", "power_share", "joules_per_output_token")
 """Values that the energy model's constants decide: engines' constants are fitted to times alone."""
 SOFT = 0.08
@@ -63,7 +59,8 @@ class EngineFit(Spec):
     start: dict[str, Seconds] = {}
     tiers: tuple[str, ...] = ("A",)
     without: tuple[str, ...] = ()
-    """Kinds of rows, as model|accelerator|metric|prompt, that say nothing of these constants; the file says why."""
+    """Kinds of rows, as beginnings of model|accelerator|metric|prompt, that say nothing of these constants; the file
+    says why."""
     firm: bool = False
     """Whether kernel factors stray half as far, in logarithms: better on groups left out where rows are few."""
     most: int = MOST_SCENARIOS
@@ -78,11 +75,22 @@ class Defaults(Spec):
     weak: dict[str, float]
 
 
+class HostFit(Spec):
+    """A server whose host is timed by an engine that was measured on no other (see `fit_hosts`)."""
+
+    node: str
+    preset: str
+    """The engine measured there."""
+    like: str
+    """The preset whose host times it is taken to have elsewhere."""
+
+
 class EngineFits(Spec):
     """The packaged list of fits."""
 
     defaults: Defaults
     fits: tuple[EngineFit, ...]
+    hosts: tuple[HostFit, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -115,8 +123,8 @@ class Fitted:
 
 def with_constants(engine: EngineSpec, constants: dict[str, float]) -> EngineSpec:
     """The engine with some of its host times and kernel factors replaced."""
-    host = {name: value for name, value in constants.items() if name in HOST}
-    factors = {name: value for name, value in constants.items() if name not in HOST}
+    host = {name: value for name, value in constants.items() if name in HOST_TIMES}
+    factors = {name: value for name, value in constants.items() if name not in HOST_TIMES}
     return engine.model_copy(update={**host, "kernels": engine.kernels.model_copy(update=factors)})
 
 
@@ -163,7 +171,7 @@ def problem_of(
 ) -> Problem:
     """The rows about some presets, thinned, weighed by group."""
     mine = [c for c in claims if c.scenario is not None and c.scenario.engine in presets]
-    mine = [c for c in mine if _kind(c) not in without]
+    mine = [c for c in mine if not _kind(c).startswith(tuple(without))]
     mine.sort(key=lambda c: (c.tags["gpu"], c.tags["model"], c.id))
     scenarios = list(dict.fromkeys(c.scenario for c in mine))
     every = max(1, -(-len(scenarios) // most))
@@ -224,7 +232,7 @@ def fit(claims: Sequence[Claim], one: EngineFit, say: Callable[[str], None], fol
     if not problem.claims:
         return None
     start = start_of(one)
-    weak = {name: defaults.weak[name] ** (0.5 if one.firm and name not in HOST else 1.0) for name in start}
+    weak = {name: defaults.weak[name] ** (0.5 if one.firm and name not in HOST_TIMES else 1.0) for name in start}
     constants = minimise(problem, start, weak)
     seen, held = problem.residuals(constants), held_out(problem, start, weak, folds)
     result = Fitted(
@@ -267,7 +275,7 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
     """Put fitted constants into an engine's file, with where they come from."""
     path = folder / f"{preset}.yaml"
     text = path.read_text(encoding="utf-8")
-    host = {name: fitted.constants[name] for name in HOST if name in fitted.constants}
+    host = {name: fitted.constants[name] for name in HOST_TIMES if name in fitted.constants}
     for name, value in host.items():
         line = f"{name}: {value:.3g} s"
         text, found = re.subn(rf"^{name}:.*$", line, text, flags=re.M)
@@ -278,9 +286,9 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
         "elementwise_kernels", "apart", "decode_kernels",
     )  # fmt: skip
     held = yaml.safe_load(text).get("kernels") or {}
-    fitted_kernels = any(name not in HOST for name in fitted.constants)
+    fitted_kernels = any(name not in HOST_TIMES for name in fitted.constants)
     kept = {name: value for name, value in held.items() if name in fixed or not fitted_kernels}
-    factors = {name: round(v, 3) for name, v in fitted.constants.items() if name not in HOST}
+    factors = {name: round(v, 3) for name, v in fitted.constants.items() if name not in HOST_TIMES}
     body = ", ".join(f"{name}: {str(v).lower() if v is True else v}" for name, v in (kept | factors).items())
     text = re.sub(r"^kernels:.*\n", "", text, flags=re.M)
     text = text.replace("sources:\n", f"kernels: {{{body}}}\nsources:\n", 1)

@@ -48,12 +48,12 @@ def simulated(
         return f"no room for one request of {longest} tokens"
     settings = replace(settings, enable_prefix_caching=False)
     surface = surface or step_surface(deployment)
-    workload = requests_of(scenario, deployment.engine)
+    workload = requests_of(scenario, deployment.hosted_engine)
     done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
     if scenario.waited_steps:
         # How long a step takes is known only once the run is: the waits follow from it.
         wait_s = scenario.waited_steps * _step_s(done, deployment)
-        workload = requests_of(scenario, deployment.engine, wait_s)
+        workload = requests_of(scenario, deployment.hosted_engine, wait_s)
         done = run(workload, surface, settings, replicas=deployment.plan.replicas, router="round_robin", seed=0)
     if done.rejected.any() or not done.finished.all():
         return "the simulated engine turned requests away"
@@ -95,7 +95,7 @@ def _lengths(tokens: int, ratio: float, count: int, rng: np.random.Generator) ->
 
 
 def _values(scenario: Scenario, deployment: DeploymentSpec, surface: StepSurface, done: Simulation) -> dict[str, float]:
-    frontend_s = deployment.engine.frontend_s if scenario.mode == "closed" else 0.0
+    frontend_s = deployment.hosted_engine.frontend_s if scenario.mode == "closed" else 0.0
     sent_first = done.workload.after == AT_ARRIVAL
     outside_s = np.where(sent_first, frontend_s + done.workload.arrival_s, done.workload.delay_s)
     ttft, tpot, e2e = done.ttft_s + outside_s, done.tpot_s, done.e2e_s + outside_s

@@ -118,7 +118,7 @@ class StepPricer:
         prompts: int = 0,
     ) -> Steps:
         d = self.deployment
-        engine = d.engine
+        engine = d.hosted_engine
         body = token_operators(d.model, d.plan, tokens)
         head = sample_operators(d.model, d.plan, sampled) if sampled else []
         hops = hop_operators(d.model, d.plan, tokens) if d.plan.pipeline_parallel > 1 else []

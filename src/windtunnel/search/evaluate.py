@@ -133,7 +133,7 @@ def evaluate(
     if settings.enable_prefix_caching and not workload.shares_prefixes:
         # Nothing can be shared, so the cache changes nothing but the time that simulating it takes.
         settings = replace(settings, enable_prefix_caching=False)
-    frontend_s = _frontend_s(engine_at(deployment.engine, at), workload)
+    frontend_s = _frontend_s(engine_at(deployment.hosted_engine, at), workload)
     simulation = run(
         workload if frontend_s is None else _at_scheduler(workload, frontend_s),
         surface,

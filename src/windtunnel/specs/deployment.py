@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.engine import HOST_TIMES, EngineSpec
 from windtunnel.specs.fields import Spec
 from windtunnel.specs.hardware import AcceleratorSpec, FabricSpec, NodeSpec
 from windtunnel.specs.model import ModelSpec
@@ -22,6 +22,14 @@ class DeploymentSpec(Spec):
     plan: PlanSpec
     engine: EngineSpec
     techniques: tuple[str, ...] = ()
+
+    @property
+    def hosted_engine(self) -> EngineSpec:
+        """The engine as its server's host runs it: times of the host's work scaled by the node's `host_time`."""
+        by = self.node.host_time
+        if by == 1.0:
+            return self.engine
+        return self.engine.model_copy(update={name: getattr(self.engine, name) * by for name in HOST_TIMES})
 
     @property
     def max_model_len(self) -> int:

@@ -12,6 +12,12 @@ from windtunnel.specs.lora import LoraSpec
 from windtunnel.specs.scheduler import SchedulerOptions
 from windtunnel.specs.speculation import SpeculativeSpec
 
+HOST_TIMES = (
+    "step_host_s", "request_host_s", "overlapped_request_s", "launch_s", "prefill_launch_s", "eager_launch_s",
+    "eager_latent_s", "eager_experts_s", "frontend_s", "frontend_token_s",
+)  # fmt: skip
+"""An engine's times that its server's host decides."""
+
 
 class KernelFactors(Spec):
     """How fast an engine's own kernels are, relative to those that the device's constants were fitted to.

@@ -71,6 +71,12 @@ class NodeSpec(Spec):
     nvme_read_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="sequential reads, all drives together")
     nvme_write_bytes_per_s: BytesPerSecond = Field(0.0, ge=0, description="sequential writes, all drives together")
     host_w: Watts = Field(0.0, ge=0, description="power of the server without its accelerators")
+    host_time: float = Field(
+        1.0,
+        gt=0,
+        description="how long an engine's work on the host takes, relative to the servers that engines' host times "
+        "were fitted on (those of H100, H200 and B200)",
+    )
     sources: tuple[Source, ...] = ()
 
 
