@@ -59,7 +59,7 @@ def test_scripts_of_2025_leave_a_step_room_for_one_prompt() -> None:
 def test_recipes_differ_by_precision_and_ranks() -> None:
     sglang = {"backend": "sglang", "backend_version": "0.5.9"}
     assert scenario(**sglang, precision="fp4").max_num_batched_tokens == 16384
-    assert scenario(**sglang).max_num_seqs == 128
+    assert scenario(**sglang | {"system": "b300_sxm", "backend_version": "0.5.10"}).max_num_seqs == 128
     few = scenario(**sglang, isl="8192", tp_size="4.0", moe_tp_size="4.0")
     assert (few.max_num_batched_tokens, few.max_num_seqs) == (8192, 32)
     vllm = {"backend": "vllm", "backend_version": "0.18.0", "model_path": "openai/gpt-oss-120b", "system": "h200_sxm"}
@@ -67,10 +67,53 @@ def test_recipes_differ_by_precision_and_ranks() -> None:
     assert scenario(**vllm, precision="fp4").max_num_seqs == 16
 
 
-def test_other_clients_send_the_stated_lengths_on_average() -> None:
+def test_other_lengths_are_of_a_benchmark_that_sends_them_exactly() -> None:
     found = scenario(isl="2000", osl="500", backend_version="1.0.0rc3")
-    assert (found.input_tokens, found.output_tokens) == (2222, 556)
-    assert found.max_num_batched_tokens == 0
+    assert (found.input_tokens, found.output_tokens, found.length_ratio) == (2000, 500, 1.0)
+    # Its servers' token budget is a prompt, a token a sequence and 1,500 more.
+    assert (found.max_num_seqs, found.max_num_batched_tokens) == (16, 3516)
+    assert scenario().length_ratio == 0.8
+
+
+def test_caches_of_generated_servers_have_the_weights_format() -> None:
+    other = {
+        "isl": "2000",
+        "osl": "500",
+        "model_path": "meta-llama/Llama-3.1-8B",
+        "gemm_quant_mode": "",
+        "moe_quant_mode": "",
+    }
+    assert scenario(**other, precision="").plan.kv_dtype == "bf16"
+    assert scenario(**other | {"gemm_quant_mode": "fp8"}).plan.kv_dtype == "fp8"
+
+
+def test_a_set_up_that_its_columns_leave_open_is_not_guessed() -> None:
+    sglang = {"backend": "sglang", "backend_version": "0.5.9"}
+    both = claims_of_row(Row(2, ROW | sglang))[0]
+    assert both.scenario is None
+    assert "with and without multi-token prediction" in both.why
+    # Beyond 64 clients, and for long prompts beyond four, only one of the two was run.
+    assert scenario(**sglang, concurrency="256").drafts == 2
+    assert scenario(**sglang, isl="8192", concurrency="16").drafts == 2
+    few = scenario(**sglang, isl="8192", tp_size="4.0", moe_tp_size="4.0")
+    assert few.drafts == 0
+
+
+def test_expert_parallelism_tells_one_recipe_from_the_other() -> None:
+    qwen = {"backend": "sglang", "backend_version": "0.5.9", "model_path": "Qwen/Qwen3.5-397B-A17B", "tp_size": "4.0"}
+    assert scenario(**qwen, moe_tp_size="4.0").drafts == 3
+    assert scenario(**qwen, moe_tp_size="1.0", moe_ep_size="4.0").drafts == 0
+
+
+def test_captured_graphs_reach_as_far_as_the_script_says() -> None:
+    vllm = {
+        "backend": "vllm",
+        "backend_version": "0.19.0",
+        "model_path": "MiniMaxAI/MiniMax-M2.5",
+        "system": "b300_sxm",
+    }
+    found = scenario(**vllm, tp_size="4.0", moe_tp_size="4.0")
+    assert (found.graph_tokens, found.max_num_batched_tokens) == (2048, 2048)
 
 
 def test_drafts_shorten_the_time_per_token() -> None:
@@ -80,10 +123,11 @@ def test_drafts_shorten_the_time_per_token() -> None:
 
 
 def test_prompts_wait_where_the_engine_looks_rarely_or_gathers() -> None:
-    polled = {"backend": "sglang", "backend_version": "0.5.9"}
-    assert scenario(**polled).waited_steps == 15.0
-    assert scenario(**polled, concurrency="8").waited_steps == 5.0
-    assert scenario(**polled, system="h200_sxm").waited_steps == 0.0
+    polled = {"backend": "sglang", "backend_version": "0.5.8"}
+    # Half of the steps between two looks, and the step that was composed ahead.
+    assert scenario(**polled).waited_steps == 16.0
+    assert scenario(**polled, concurrency="8").waited_steps == 6.0
+    assert scenario(**polled, system="h200_sxm").waited_steps == 1.0
     values = predict(scenario(**polled)).values
     free = predict(scenario(**polled, system="h200_sxm")).values
     assert values["ttft_mean_s"] > free["ttft_mean_s"]

@@ -2,30 +2,27 @@
 
 The public harness sends `random` prompts and outputs whose lengths are uniform between 0.8 of the
 stated length and the stated length, keeps `concurrency` requests in flight, and sends ten times as many.
+Rows of other lengths come from aiconfigurator's own benchmark: its guide sends as many requests, all of the stated
+lengths (a standard deviation of zero), to servers that its generator has written the settings of.
 """
 
 from __future__ import annotations
 
 import math
 
-from windtunnel.evidence.inferencex_servers import REQUESTS_PER_CLIENT, server_of
+from windtunnel.evidence.inferencex_servers import LENGTHS, REQUESTS_PER_CLIENT, Layout, Server, server_of, servers
 from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named
 from windtunnel.evidence.scenario import Claim, Scenario
 from windtunnel.evidence.serving import NotExpressedError, laid_out
 from windtunnel.evidence.table import Row, Table
-from windtunnel.specs.fields import Dtype
+from windtunnel.specs.fields import DTYPE_BYTES, Dtype
 from windtunnel.specs.load import resolve
 
 LENGTH_RATIO = 0.8
 """Shortest length over the stated one (`--random-range-ratio` of the harness)."""
-MEAN_LENGTH = (1.0 + LENGTH_RATIO) / 2.0
-"""Mean length over the stated one."""
 MOST_RANKS = 16
 """Tensor-parallel ranks of one worker at most. A dump of GB200 states 12 to 72, most of which divide no model's heads:
 the accelerators of all workers of a disaggregated run, as its change log lists them."""
-LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
-"""Prompts and outputs that the public harness sends; rows of other lengths come from clients whose lengths are the
-stated ones on average."""
 
 
 def inferencex_claims(table: Table) -> list[Claim]:
@@ -79,25 +76,31 @@ def _scenario(row: Row) -> Scenario:
     if not concurrency >= 1 or min(lengths) < 1:
         raise NotExpressedError("lengths or concurrency are not stated")
     weights, dense = _formats(row, model)
-    of_harness = lengths in LENGTHS
-    tp, attention_dp, ep = layout_of(row)
-    if tp > MOST_RANKS and attention_dp == 1:
-        raise NotExpressedError(f"TP{tp} is the ranks of a disaggregated run, stated as one worker's")
-    server = server_of(row, model, accelerator[0], tp) if of_harness else None
+    layout = layout_of(row)
+    if layout.ranks > MOST_RANKS and layout.attention_dp == 1:
+        raise NotExpressedError(f"TP{layout.ranks} is the ranks of a disaggregated run, stated as one worker's")
+    server = server_of(row, model, accelerator[0], layout)
+    if server and server.unclear:
+        raise NotExpressedError(server.unclear)
+    if server and server.dense_dtype:
+        dense = server.dense_dtype
     plan = laid_out(
         model,
         accelerator[0],
         weights,
-        server.cache_dtype if server else "fp8",
-        tp=tp,
+        _cache_dtype(server, weights),
+        tp=layout.ranks,
         pp=max(1, row.count("pp_size")),
-        ep=ep,
-        dp=attention_dp,
+        ep=layout.experts,
+        dp=layout.attention_dp,
     )
     clients = math.floor(concurrency)
-    if not of_harness:
-        lengths = round(lengths[0] / MEAN_LENGTH), round(lengths[1] / MEAN_LENGTH)
-    means = round(lengths[0] * MEAN_LENGTH), round(lengths[1] * MEAN_LENGTH)
+    ratio = 1.0 if server and server.fixed_lengths else LENGTH_RATIO
+    mean = (1.0 + ratio) / 2.0
+    if lengths not in LENGTHS:
+        # What is stated is the mean.
+        lengths = round(lengths[0] / mean), round(lengths[1] / mean)
+    means = round(lengths[0] * mean), round(lengths[1] * mean)
     return Scenario(
         model=model,
         accelerator=accelerator[0],
@@ -108,18 +111,29 @@ def _scenario(row: Row) -> Scenario:
         output_tokens=lengths[1],
         batch=clients,
         requests=(server.requests_per_client if server else REQUESTS_PER_CLIENT) * clients,
-        length_ratio=LENGTH_RATIO,
+        length_ratio=ratio,
         dense_dtype=dense,
         max_num_seqs=server.at_once(clients) if server else 0,
-        max_num_batched_tokens=server.budget(*lengths, clients, attention_dp) if server else 0,
-        drafts=server.drafts_of(attention_dp) if server else 0,
-        waited_steps=server.waited_steps(*means, clients, tp, attention_dp) if server else 0.0,
+        max_num_batched_tokens=server.budget(*lengths, clients, layout.attention_dp) if server else 0,
+        drafts=server.drafts_of(layout.attention_dp) if server else 0,
+        waited_steps=servers().ahead_steps
+        + (server.waited_steps(*means, clients, layout.ranks, layout.attention_dp) if server else 0.0),
         cache_share=server.cache_share if server else 0.0,
+        graph_tokens=server.captured(*lengths, clients, layout) if server else 0,
     )
 
 
-def layout_of(row: Row) -> tuple[int, int, int]:
-    """(TP, attention DP, EP) of a row's aggregated layout.
+def _cache_dtype(server: Server | None, weights: Dtype) -> Dtype:
+    """Format of keys and values: 8 bits on the harness's servers unless their entry says otherwise."""
+    if server is None:
+        return "fp8"
+    if server.cache_dtype == "as weights":
+        return "fp8" if DTYPE_BYTES[weights] <= 1.0 else weights
+    return server.cache_dtype
+
+
+def layout_of(row: Row) -> Layout:
+    """The layout of a row's aggregated worker.
 
     Some of the dumps state a layout of k ranks with EP k as k * k: the same measurement stands in the
     table as TP k, EP k and as TP k * k, MoE TP k, MoE EP k (attention DP likewise).
@@ -129,12 +143,12 @@ def layout_of(row: Row) -> tuple[int, int, int]:
     if tp < 1:
         raise NotExpressedError("the layout is not stated")
     if attention_dp < 1:
-        return tp, max(1, moe_tp * moe_ep // tp), moe_ep
+        return Layout(tp, max(1, moe_tp * moe_ep // tp), moe_ep)
     if moe_tp == moe_ep > 1 and tp * attention_dp == moe_tp * moe_ep:
-        return (moe_tp, 1, moe_ep) if attention_dp == 1 else (1, moe_tp, moe_ep)
+        return Layout(moe_tp, 1, moe_ep) if attention_dp == 1 else Layout(1, moe_tp, moe_ep)
     if moe_tp == 1 and tp == attention_dp > 1 and moe_ep == tp * attention_dp:
-        return tp, 1, tp
-    return tp, attention_dp, moe_ep
+        return Layout(tp, 1, tp)
+    return Layout(tp, attention_dp, moe_ep)
 
 
 def _formats(row: Row, model: str) -> tuple[Dtype, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import yaml
 from pydantic import Field
@@ -17,7 +18,41 @@ ROUNDING = 64
 CONTEXT_MARGIN = 200
 """Tokens by which the harness sets the context longer than prompt and output."""
 REQUESTS_PER_CLIENT = 10
-"""Requests sent over the concurrency (`--num-prompts` of the harness)."""
+"""Requests sent over the concurrency (`--num-prompts` of the harness; aiconfigurator's guide has as many)."""
+LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
+"""Prompts and outputs that the public harness sends; rows of other lengths come from aiconfigurator's own benchmark."""
+
+
+class Layout(NamedTuple):
+    """Degrees of parallelism of a worker."""
+
+    ranks: int
+    """Tensor-parallel ones."""
+    attention_dp: int
+    experts: int
+    """Expert-parallel ranks."""
+
+
+class Capture(Spec):
+    """Runs whose steps with prompts replay captured graphs too (`enable_piecewise_cuda_graph`)."""
+
+    prompt: int = Field(0, ge=0)
+    output: int = Field(0, ge=0)
+    least_clients: int = Field(0, ge=0)
+    most_clients: int = Field(0, ge=0)
+    experts: int = Field(0, ge=0)
+    attention_dp: bool = True
+    """Whether runs with data-parallel attention are among them."""
+
+    def about(self, prompt: int, output: int, clients: int, layout: Layout) -> bool:
+        """Whether a run is one of them."""
+        return (
+            self.prompt in (0, prompt)
+            and self.output in (0, output)
+            and self.least_clients <= clients <= (self.most_clients or clients)
+            and self.experts in (0, layout.experts)
+            and (self.attention_dp or layout.attention_dp == 1)
+        )
 
 
 class Server(Spec):
@@ -29,12 +64,19 @@ class Server(Spec):
     version: str = ""
     precision: str = ""
     ranks: int = Field(0, ge=0)
+    experts: int = Field(0, ge=0)
+    least_clients: int = Field(0, ge=0)
+    other_lengths: bool = False
+    fixed_lengths: bool = False
     since: str = ""
     until: str = ""
     most_tokens: int = Field(0, ge=0)
     prompts: int = Field(0, ge=0)
     and_prompt: bool = False
     total: bool = False
+    spare_tokens: int = Field(0, ge=0)
+    graph_tokens: int = Field(0, ge=0)
+    captures: tuple[Capture, ...] = ()
     drafts: int = Field(0, ge=0)
     drafts_attention_dp: int = Field(0, ge=0)
     poll_steps: dict[int, int] = {}
@@ -45,24 +87,29 @@ class Server(Spec):
     gather_share: float = Field(0.0, ge=0, le=1)
     sequences: bool = False
     most_sequences: int = Field(0, ge=0)
-    cache_dtype: Dtype = "fp8"
+    cache_dtype: Dtype | Literal["as weights"] = "fp8"
+    dense_dtype: Dtype | None = None
     requests_per_client: int = Field(REQUESTS_PER_CLIENT, ge=1)
     cache_share: float = Field(0.0, ge=0, le=1)
     prompt: int = Field(0, ge=0)
     output: int = Field(0, ge=0)
+    unclear: str = ""
     why: str
 
-    def about(self, row: Row, model: str, accelerator: str, ranks: int) -> bool:
+    def about(self, row: Row, model: str, accelerator: str, layout: Layout) -> bool:
         """Whether these settings are those of a row about a model and an accelerator of the catalogue."""
         day = row.text("measured_on")
         return (
             row.text("backend") == self.backend
+            and self.other_lengths != ((row.count("isl"), row.count("osl")) in LENGTHS)
             and self.prompt in (0, row.count("isl"))
             and self.output in (0, row.count("osl"))
             and model.startswith(self.model)
             and accelerator.startswith(self.accelerator)
             and row.text("precision").startswith(self.precision)
-            and self.ranks in (0, ranks)
+            and self.ranks in (0, layout.ranks)
+            and self.experts in (0, layout.experts)
+            and row.number("concurrency") >= self.least_clients
             and row.text("backend_version").startswith(self.version)
             and (not self.since or day >= self.since)
             and (not self.until or (bool(day) and day <= self.until))
@@ -72,6 +119,12 @@ class Server(Spec):
         """Requests that run at once at most; 0 for the engine's own setting."""
         return clients if self.sequences else self.most_sequences
 
+    def captured(self, prompt: int, output: int, clients: int, layout: Layout) -> int:
+        """Most tokens of a step that replays a captured graph; 0 for the engine's own setting."""
+        if any(one.about(prompt, output, clients, layout) for one in self.captures):
+            return max(self.budget(prompt, output, clients, layout.attention_dp), 1)
+        return self.graph_tokens
+
     def drafts_of(self, attention_dp: int) -> int:
         """Tokens predicted beyond the next one."""
         return self.drafts_attention_dp if attention_dp > 1 else self.drafts
@@ -80,6 +133,8 @@ class Server(Spec):
         """Tokens of a step; 0 for the engine's own setting."""
         if self.prompts:
             return self.prompts * prompt
+        if self.spare_tokens:
+            return prompt + self.spare_tokens + (clients if self.sequences else 0)
         if self.total:
             return prompt + output + CONTEXT_MARGIN
         if not self.and_prompt:
@@ -118,6 +173,7 @@ class Servers(Spec):
     """The packaged list, `catalogue/evidence/inferencex.yaml`."""
 
     settings: tuple[Server, ...]
+    ahead_steps: float = Field(0.0, ge=0)
     acceptance: float = Field(ge=0, le=1)
     sources: tuple[Source, ...] = ()
 
@@ -129,6 +185,6 @@ def servers() -> Servers:
     return build(Servers, yaml.safe_load(text), "catalogue/evidence/inferencex.yaml")
 
 
-def server_of(row: Row, model: str, accelerator: str, ranks: int) -> Server | None:
-    """The settings of a row's server, where they are known; `ranks` are its tensor-parallel ones."""
-    return next((one for one in servers().settings if one.about(row, model, accelerator, ranks)), None)
+def server_of(row: Row, model: str, accelerator: str, layout: Layout) -> Server | None:
+    """The settings of a row's server, where they are known."""
+    return next((one for one in servers().settings if one.about(row, model, accelerator, layout)), None)

@@ -57,6 +57,8 @@ def deployment_of(scenario: Scenario, engine: EngineSpec | None = None) -> Deplo
         changed["speculative"] = SpeculativeSpec(
             method="mtp", draft_tokens=scenario.drafts, acceptance=servers().acceptance
         )
+    if scenario.graph_tokens:
+        changed["graph_tokens"] = scenario.graph_tokens
     if scenario.cache_share:
         changed["cache_share_of_free"] = scenario.cache_share
     # Results of a model beyond its published context exist; how it does there is not the question here.

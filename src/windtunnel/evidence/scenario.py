@@ -37,6 +37,7 @@ class Scenario:
         max_num_seqs, max_num_batched_tokens: engine settings that the row states; 0 for the preset's.
         drafts: tokens that the model's own further heads predict beyond the next one, and that the next step verifies.
         waited_steps: steps that a new prompt waits on average although the engine could take it up.
+        graph_tokens: most tokens of a step that replays a captured graph; 0 for the preset's.
         cache_share: share of the memory left that the cache takes; 0 for the preset's.
     """
 
@@ -58,6 +59,7 @@ class Scenario:
     drafts: int = 0
     waited_steps: float = 0.0
     cache_share: float = 0.0
+    graph_tokens: int = 0
 
     @property
     def what(self) -> tuple[object, ...]:
@@ -72,6 +74,7 @@ class Scenario:
             self.max_num_seqs,
             self.max_num_batched_tokens,
             self.cache_share,
+            self.graph_tokens,
         )
 
 
