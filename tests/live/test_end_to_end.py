@@ -69,9 +69,10 @@ def test_errors_stay_within_the_goals_and_the_noise(outcomes: list[Outcome]) -> 
     worst, usual = max(noise(outcomes)), float(np.median(noise(outcomes)))
     for one in outcomes:
         goal = next(goal for name, goal in GOALS.items() if one.name.endswith(name))
-        # Near capacity a drift of the rate of service counts twice and more in the time per token.
-        drift = 2.0 * DRIFT if one.name.startswith("near") else DRIFT
-        assert abs(one.error) <= goal + worst + drift, one
+        # Near capacity an error of the rate of service counts twice and more in the time per token.
+        by = 2.0 if one.name.startswith("near") else 1.0
+        # Alone on the machine a figure's own repeats say what noise it may have, elsewhere the worst of all.
+        assert abs(one.error) <= by * (goal + DRIFT) + (worst if DRIFT else one.noise), one
     assert float(np.median([abs(one.error) for one in outcomes])) <= 0.10 + usual + DRIFT / 2
 
 
