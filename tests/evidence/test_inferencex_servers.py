@@ -93,7 +93,9 @@ def test_a_set_up_that_its_columns_leave_open_is_not_guessed() -> None:
     assert both.scenario is None
     assert "with and without multi-token prediction" in both.why
     # Beyond 64 clients, and for long prompts beyond four, only one of the two was run.
-    assert scenario(**sglang, concurrency="256").drafts == 2
+    many = scenario(**sglang, concurrency="256")
+    assert (many.drafts, many.graph_tokens) == (2, 768)
+    assert predict(many).values["tpot_mean_s"] > 0
     assert scenario(**sglang, isl="8192", concurrency="16").drafts == 2
     few = scenario(**sglang, isl="8192", tp_size="4.0", moe_tp_size="4.0")
     assert few.drafts == 0

@@ -17,6 +17,8 @@ ROUNDING = 64
 """Scripts add this to prompt and sequences, and round up to it."""
 CONTEXT_MARGIN = 200
 """Tokens by which the harness sets the context longer than prompt and output."""
+CAPTURED_TOKENS = 512
+"""Tokens up to which engines capture graphs anyhow."""
 REQUESTS_PER_CLIENT = 10
 """Requests sent over the concurrency (`--num-prompts` of the harness; aiconfigurator's guide has as many)."""
 LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
@@ -123,7 +125,9 @@ class Server(Spec):
         """Most tokens of a step that replays a captured graph; 0 for the engine's own setting."""
         if any(one.about(prompt, output, clients, layout) for one in self.captures):
             return max(self.budget(prompt, output, clients, layout.attention_dp), 1)
-        return self.graph_tokens
+        # Graphs are captured for as many sequences as there are clients, with their drafts.
+        drafted = -(-clients // layout.attention_dp) * (1 + self.drafts_of(layout.attention_dp))
+        return max(self.graph_tokens, drafted if drafted > CAPTURED_TOKENS else 0)
 
     def drafts_of(self, attention_dp: int) -> int:
         """Tokens predicted beyond the next one."""

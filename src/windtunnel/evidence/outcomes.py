@@ -57,6 +57,8 @@ def deployment_of(scenario: Scenario, engine: EngineSpec | None = None) -> Deplo
         changed["speculative"] = SpeculativeSpec(
             method="mtp", draft_tokens=scenario.drafts, acceptance=servers().acceptance
         )
+        # Drafts are simulated with vLLM's composition of steps; SGLang's keeps prompts to steps of their own.
+        changed["scheduler"] = "vllm"
     if scenario.graph_tokens:
         changed["graph_tokens"] = scenario.graph_tokens
     if scenario.cache_share:
