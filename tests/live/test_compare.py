@@ -57,6 +57,9 @@ def test_fit_finds_the_overheads_and_holds_out_half() -> None:
     assert found.fields["step_host_s"] == pytest.approx(0.004, rel=0.25)
     assert found.fields["frontend_s"] == pytest.approx(0.030, rel=0.15)
     assert found.requests["fitted"] + found.requests["held out"] == len(seen)
+    both = fit(deployment(), seen, measured(truth, traffic(seed=3), noise=0.02, seed=4), rounds=60)
+    assert both.error_after["held out"] < 0.06
+    assert both.fields["frontend_s"] == pytest.approx(0.030, rel=0.15)
     other = traffic(rate_per_s=5.0, seed=7)
     again = compare(measured(truth, other), replay(found.after, measured(truth, other)))
     assert abs(again.figure("tpot_p50_s").error) < 0.05

@@ -78,7 +78,7 @@ def test_a_fit_under_drift_finds_the_overheads_of_the_profile(tmp_path: Path) ->
     seen = served(slow, references=[reference(0.8, 0.8, 0.8).as_dict()] * 2)
     base = deployment(tmp_path)
     found = fit(base, seen, kernels=True)
-    assert found.drift is not None
+    assert found.drifts[0] is not None
     assert found.fields["step_host_s"] == pytest.approx(3e-3, rel=0.05)
     assert found.fields["kernel_rate"] == pytest.approx(1.0, rel=0.04)
     assert "Python at 80%" in engine_yaml(found, seen)

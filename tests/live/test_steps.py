@@ -10,9 +10,9 @@ from live import made, profiled
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.live.compare import compare_deployment
 from windtunnel.live.fit import fit
-from windtunnel.live.frontend import frontend_seconds
+from windtunnel.live.frontend import intervals, most_agreed
 from windtunnel.live.steadiness import steadiness
-from windtunnel.live.steps import kernel_seconds, observed_steps, shows_steps
+from windtunnel.live.steps import clusters, kernel_seconds, observed_steps, shows_steps
 
 
 def test_token_times_show_the_steps(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_measurement_without_token_times_shows_nothing(tmp_path: Path) -> None
     bare = replace(seen, token_s=np.zeros(0), token_offset=np.zeros(len(seen) + 1, dtype=np.int64))
     assert len(observed_steps(bare, truth)) == 0
     assert steadiness(bare, truth) is None
-    assert frontend_seconds(bare) is None
+    assert most_agreed(*intervals(bare, clusters(bare))) is None
 
 
 def test_engines_whose_steps_overlap_are_not_read_by_steps(tmp_path: Path) -> None:
@@ -75,6 +75,20 @@ def test_a_fit_of_steps_finds_the_overheads_whatever_disturbs_a_second(
     assert found.fields["step_host_s"] == pytest.approx(3e-3, rel=0.05)
     assert found.fields["kernel_rate"] == pytest.approx(1.0, rel=0.04)
     assert found.fields["frontend_s"] == pytest.approx(5e-3, rel=0.1)
+
+
+def test_several_runs_are_fitted_together_so_that_one_disturbed_run_does_not_decide(tmp_path: Path) -> None:
+    truth = profiled.deployment(tmp_path, step_host_s=3e-3, request_host_s=8e-5, frontend_s=5e-3)
+    calm = [profiled.served(truth, 6.0, seed=seed) for seed in (1, 2)]
+    slow = profiled.served(truth, 6.0, seed=3, disturbed=(0.0, 99.0))
+    base = profiled.deployment(tmp_path)
+    alone, found = fit(base, slow, kernels=True), fit(base, calm[0], slow, calm[1], kernels=True)
+    assert alone.fields["step_host_s"] > 5e-3
+    assert found.fields["step_host_s"] == pytest.approx(3e-3, rel=0.15)
+    assert found.fields["kernel_rate"] == pytest.approx(1.0, rel=0.15)
+    assert found.fields["frontend_s"] == pytest.approx(5e-3, rel=0.15)
+    assert sum(found.requests.values()) == len(slow) + sum(map(len, calm))
+    assert len(found.drifts) == 3
 
 
 def test_seconds_in_which_something_disturbed_the_machine_are_told(tmp_path: Path) -> None:

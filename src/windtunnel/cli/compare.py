@@ -20,6 +20,14 @@ Measured = Annotated[
     typer.Argument(metavar="MEASUREMENT", help="Folder of `windtunnel bench`, or a result file of another tool."),
 ]
 
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MEASUREMENT...",
+        help="Folders of `windtunnel bench`, or result files of other tools: runs of one load.",
+    ),
+]
+
 
 @command
 def compare(
@@ -62,13 +70,14 @@ def compare(
 @command
 def fit(
     deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="What was measured, in YAML.")],
-    measurement: Measured,
+    measurement: Runs,
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="Where the corrected engine goes (.yaml).")],
     kernels: Annotated[bool, typer.Option("--kernels", help="Fit one factor on the time of all kernels too.")] = False,
     json_path: options.Json = None,
 ) -> int:
-    """Correct an engine's overheads from a measurement; the second half of the run is held out.
+    """Correct an engine's overheads from measurements; the second half of each run is held out.
 
+    Several runs of one load, with other loads between them, tell the usual speed of a machine whose speed wanders.
     The exit code is 1 when the held-out half is not predicted better than before.
     """
     _check_outputs(json=json_path, out=out)
@@ -77,10 +86,10 @@ def fit(
     from windtunnel.live.fitted import engine_yaml, fit_record
     from windtunnel.report.compare_text import fit_text
 
-    measured = read_measured(measurement)
+    measured = [read_measured(one) for one in measurement]
     with progress_bar() as progress:
-        found = fit_overheads(_deployment(deployment), measured, kernels=kernels, progress=progress)
-    write_atomic(out, engine_yaml(found, measured))
+        found = fit_overheads(_deployment(deployment), *measured, kernels=kernels, progress=progress)
+    write_atomic(out, engine_yaml(found, *measured))
     show(fit_text(found, out), json_path)
     write_json(fit_record(found), json_path)
     return DONE if found.improved else NO

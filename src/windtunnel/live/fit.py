@@ -1,4 +1,4 @@
-"""Correct an engine's overheads from a measurement, with part of it held out.
+"""Correct an engine's overheads from measurements, with part of them held out.
 
 Fitted are the host time per step, the host time per scheduled request and step, and the time of a request
 outside the scheduler: what a user's own machine, engine version and settings decide and no kernel table
@@ -9,10 +9,13 @@ Where token times show the engine's steps (`windtunnel.live.steps`), the steps a
 overheads, and a moment's disturbance of the machine spoils no more than the steps that it fell on. The time outside
 the scheduler is then told by which step each request came into (`windtunnel.live.frontend`). Otherwise the loss is
 taken over TTFT and TPOT per request, by simulation. Either way it is a robust sum (soft L1) of log ratios over the
-first half of the run in time; the second half says what was gained.
+first half of each run in time; the second half says what was gained.
 
-Where profile and measurement know how fast the machine was (`windtunnel.live.drift`), the measurement is explained at
-its own speed, and what comes out is at the profile's.
+One load may be measured in several runs with other loads between them: on a machine whose speed wanders, one run is
+fitted to the speed of its minute, several to the machine's usual one.
+
+Where profile and measurement know how fast the machine was (`windtunnel.live.drift`), each run is explained at its own
+speed, and what comes out is at the profile's.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ import numpy as np
 
 from windtunnel.cost.build_surface import step_surface
 from windtunnel.live.drift import Drift, at_speed, bound_shares, drift_of
-from windtunnel.live.frontend import frontend_seconds
+from windtunnel.live.frontend import intervals, most_agreed
 from windtunnel.live.measurement import Floats, Measurement
 from windtunnel.live.replay import Replayed, replay
-from windtunnel.live.steps import Steps, kernel_seconds, observed_steps, shows_steps
+from windtunnel.live.steps import Steps, clusters, kernel_seconds, observed_steps, shows_steps
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
 
@@ -57,7 +60,8 @@ class Fit:
             (`fitted`, `held out`).
         requests: how many requests each half holds.
         steps: how many steps were fitted; 0 where requests were.
-        drift: the machine's speed relative to when it was profiled, which the fields leave out; None: not known.
+        drifts: of each run, the machine's speed relative to when it was profiled, which the fields leave out; None
+            where it is not known.
     """
 
     before: DeploymentSpec
@@ -67,7 +71,7 @@ class Fit:
     error_after: dict[str, float]
     requests: dict[str, int]
     steps: int = 0
-    drift: Drift | None = None
+    drifts: tuple[Drift | None, ...] = ()
 
     @property
     def improved(self) -> bool:
@@ -75,19 +79,35 @@ class Fit:
         return self.error_after["held out"] < self.error_before["held out"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One measurement, and what turns a deployment into the one that the machine ran then."""
+
+    measured: Measurement
+    drift: Drift | None
+    now: Now
+
+    def replayed(self, deployment: DeploymentSpec) -> Replayed:
+        """The requests on a deployment, at this run's speed."""
+        return replay(self.now(deployment), self.measured)
+
+    def until_s(self) -> float:
+        """When the fitted half ends."""
+        return float(np.quantile(self.measured.due_s[self.measured.ok], TRAINED))
+
+
 def fit(
     deployment: DeploymentSpec,
-    measured: Measurement,
-    *,
+    *measured: Measurement,
     kernels: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     rounds: int = 120,
 ) -> Fit:
-    """Fit the engine's overheads to a measurement.
+    """Fit the engine's overheads to measurements.
 
     Args:
         deployment: what was measured.
-        measured: requests with their times.
+        measured: one run or several, requests with their times.
         kernels: fit one factor on the time of all kernels too.
         progress: called with (evaluations, most, what).
         rounds: most simulations.
@@ -95,77 +115,95 @@ def fit(
     Raises:
         SpecError: nothing was answered.
     """
-    drift, _ = drift_of(deployment, measured)
-    now = _at_speed_of(deployment, measured, drift)
-    steps = _fitted_steps(deployment, measured)
+    runs = [_run(deployment, one) for one in measured]
+    old = [one.replayed(deployment) for one in runs]
+    steps = _fitted_steps(deployment, runs)
     if steps is not None:
-        point = _from_steps(deployment, measured, steps, kernels, now)
+        point = _from_steps(deployment, runs, steps, kernels)
     else:
-        point = _from_requests(deployment, measured, kernels, now, progress, rounds)
+        point = _from_requests(deployment, runs, kernels, progress, rounds)
     after = _with(deployment, point, kernels)
-    old, new = replay(now(deployment), measured), replay(now(after), measured)
-    mask = trained(old, measured)
+    new = [one.replayed(after) for one in runs]
+    masks = np.concatenate([trained(found, one.measured) for one, found in zip(runs, old, strict=True)])
     return Fit(
         before=deployment,
         after=after,
         fields=_fields(point, kernels),
-        error_before=errors(measured, old),
-        error_after=errors(measured, new),
-        requests={"fitted": int(mask.sum()), "held out": int((~mask).sum())},
-        steps=len(steps) if steps is not None else 0,
-        drift=drift,
+        error_before=errors(runs, old),
+        error_after=errors(runs, new),
+        requests={"fitted": int(masks.sum()), "held out": int((~masks).sum())},
+        steps=sum(len(one) for one in steps or ()),
+        drifts=tuple(one.drift for one in runs),
     )
 
 
-def _at_speed_of(deployment: DeploymentSpec, measured: Measurement, drift: Drift | None) -> Now:
-    """What turns a deployment into the one that the machine ran during the measurement."""
+def _run(deployment: DeploymentSpec, measured: Measurement) -> _Run:
+    """A measurement with the machine's speed then."""
+    drift, _ = drift_of(deployment, measured)
     if drift is None or not drift.any:
-        return lambda profiled: profiled
+        return _Run(measured, drift, lambda profiled: profiled)
     shares = bound_shares(deployment, measured)
-    return lambda profiled: at_speed(profiled, drift, shares)
+    return _Run(measured, drift, lambda profiled: at_speed(profiled, drift, shares))
 
 
-def _fitted_steps(deployment: DeploymentSpec, measured: Measurement) -> Steps | None:
-    """The steps of the first half; None where there are too few, or token times do not show them."""
+def _fitted_steps(deployment: DeploymentSpec, runs: list[_Run]) -> list[Steps] | None:
+    """The steps of each run's first half; None where there are too few, or token times do not show them."""
     if not shows_steps(deployment):
         return None
-    steps = observed_steps(measured, deployment)
-    due_s = measured.due_s[measured.ok]
-    first = steps.only(steps.end_s <= np.quantile(due_s, TRAINED)) if len(due_s) else steps
-    return first if len(first) >= FEW_STEPS else None
+    found = []
+    for one in runs:
+        steps = observed_steps(one.measured, deployment)
+        found.append(steps.only(steps.end_s <= one.until_s()) if one.measured.ok.any() else steps)
+    return found if sum(map(len, found)) >= FEW_STEPS else None
 
 
-def _from_steps(deployment: DeploymentSpec, measured: Measurement, steps: Steps, kernels: bool, now: Now) -> Floats:
+def _from_steps(deployment: DeploymentSpec, runs: list[_Run], steps: list[Steps], kernels: bool) -> Floats:
     """The point at which steps take as long as they did, and first tokens come when they came."""
     from scipy.optimize import least_squares
 
-    device_s = kernel_seconds(step_surface(now(deployment)), steps, deployment.max_model_len)
-    requests = (steps.decodes + steps.prompts).astype(np.float64)
-    # One unit of each overhead, as long as it takes at the measurement's speed.
-    units = now(deployment.model_copy(update={"engine": deployment.engine.model_copy(update=SCALES)})).engine
-    host = np.stack([np.full(len(steps), units.step_host_s), requests * units.request_host_s], axis=1)
+    # One unit of each overhead, as long as it takes at each run's speed.
+    unit = deployment.model_copy(update={"engine": deployment.engine.model_copy(update=SCALES)})
+    units = [one.now(unit).engine for one in runs]
+    device, host = [], []
+    for one, its, engine in zip(runs, steps, units, strict=True):
+        device.append(kernel_seconds(step_surface(one.now(deployment)), its, deployment.max_model_len))
+        requests = (its.decodes + its.prompts).astype(np.float64)
+        host.append(np.stack([np.full(len(its), engine.step_host_s), requests * engine.request_host_s], axis=1))
+    device_s, host_s = np.concatenate(device), np.concatenate(host)
+    seconds = np.concatenate([its.seconds for its in steps])
 
     def residuals(point: Floats) -> Floats:
         factor = point[2] if kernels else 1.0
-        ratios: Floats = np.log((host @ np.square(point[:2]) + factor * device_s) / steps.seconds)
+        ratios: Floats = np.log((host_s @ np.square(point[:2]) + factor * device_s) / seconds)
         return ratios
 
-    start = _point(deployment.engine, kernels)
-    found = least_squares(residuals, np.delete(start, 2), bounds=(1e-6, np.inf), loss="soft_l1", f_scale=STEP_SCALE).x
-    due_s = measured.due_s[measured.ok]
-    frontend_s = frontend_seconds(measured, float(np.quantile(due_s, TRAINED)))
-    if frontend_s is None:
-        predicted = replay(now(_with(deployment, np.insert(found, 2, 0.0), kernels)), measured)
-        late_s = (measured.ttft_s[predicted.rows] - predicted.ttft_s)[trained(predicted, measured)]
-        frontend_s = max(float(np.nanmedian(late_s)), 0.0)
-    return np.insert(found, 2, np.sqrt(frontend_s / units.frontend_s))
+    start = np.delete(_point(deployment.engine, kernels), 2)
+    found = least_squares(residuals, start, bounds=(1e-6, np.inf), loss="soft_l1", f_scale=STEP_SCALE).x
+    outside = _outside(deployment, runs, [engine.frontend_s for engine in units], np.insert(found, 2, 0.0), kernels)
+    return np.insert(found, 2, np.sqrt(outside))
+
+
+def _outside(deployment: DeploymentSpec, runs: list[_Run], unit_s: list[float], point: Floats, kernels: bool) -> float:
+    """Time outside the scheduler, in units: from the steps that requests came into, or else from how late they are."""
+    ends = [
+        np.stack(intervals(one.measured, clusters(one.measured), one.until_s())) / size
+        for one, size in zip(runs, unit_s, strict=True)
+    ]
+    found = most_agreed(*np.concatenate(ends, axis=1))
+    if found is not None:
+        return found
+    bare, late = _with(deployment, point, kernels), []
+    for one, size in zip(runs, unit_s, strict=True):
+        predicted = one.replayed(bare)
+        late_s = one.measured.ttft_s[predicted.rows] - predicted.ttft_s
+        late.append(late_s[trained(predicted, one.measured)] / size)
+    return max(float(np.nanmedian(np.concatenate(late))), 0.0)
 
 
 def _from_requests(
     deployment: DeploymentSpec,
-    measured: Measurement,
+    runs: list[_Run],
     kernels: bool,
-    now: Now,
     progress: Callable[[int, int, str], None] | None,
     rounds: int,
 ) -> Floats:
@@ -179,9 +217,11 @@ def _from_requests(
         count += 1
         if progress is not None:
             progress(min(count, rounds), rounds, "fitting")
-        predicted = replay(now(_with(deployment, point, kernels)), measured)
-        ratios = log_ratios(measured, predicted)
-        return ratios[:, trained(predicted, measured)].ravel()
+        tried, found = _with(deployment, point, kernels), []
+        for one in runs:
+            predicted = one.replayed(tried)
+            found.append(log_ratios(one.measured, predicted)[:, trained(predicted, one.measured)].ravel())
+        return np.concatenate(found)
 
     start = _point(deployment.engine, kernels)
     # Latencies are rounded to whole steps, so differences are taken wide, and less so near the end. Every
@@ -212,9 +252,11 @@ def log_ratios(measured: Measurement, replayed: Replayed) -> Floats:
     return np.stack(found)
 
 
-def errors(measured: Measurement, replayed: Replayed) -> dict[str, float]:
-    """Mean absolute log ratio of TTFT and TPOT per request, for both halves."""
-    mask, ratios = trained(replayed, measured), np.abs(log_ratios(measured, replayed))
+def errors(runs: list[_Run], replayed: list[Replayed]) -> dict[str, float]:
+    """Mean absolute log ratio of TTFT and TPOT per request, for both halves of all runs."""
+    both = list(zip(runs, replayed, strict=True))
+    mask = np.concatenate([trained(found, one.measured) for one, found in both])
+    ratios = np.abs(np.concatenate([log_ratios(one.measured, found) for one, found in both], axis=1))
     return {"fitted": float(ratios[:, mask].mean()), "held out": float(ratios[:, ~mask].mean())}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from windtunnel.live.drift import KINDS
 from windtunnel.live.fit import RATES, Fit
 from windtunnel.live.measurement import Measurement
 
@@ -18,11 +19,11 @@ def fit_record(fit: Fit) -> dict[str, Any]:
         "error_after": fit.error_after,
         "improved": fit.improved,
         "steps": fit.steps,
-        "drift": fit.drift.as_dict() if fit.drift is not None else None,
+        "drift": [one.as_dict() if one is not None else None for one in fit.drifts],
     }
 
 
-def engine_yaml(fit: Fit, measured: Measurement) -> str:
+def engine_yaml(fit: Fit, *measured: Measurement) -> str:
     """The engine with its fitted overheads, in the catalogue's form."""
     import yaml
 
@@ -30,12 +31,12 @@ def engine_yaml(fit: Fit, measured: Measurement) -> str:
     fields: dict[str, Any] = {name: value for name, value in fit.fields.items() if name != "kernel_rate"}
     if "kernel_rate" in fit.fields:
         fields["kernels"] = {name: getattr(engine.kernels, name) for name in RATES}
-    started = str(measured.meta.get("started", ""))[:10] or datetime.date.today().isoformat()
+    started = max((str(one.meta.get("started", ""))[:10] for one in measured), default="")
     of = f"{fit.steps} steps" if fit.steps else f"{fit.requests['fitted']} requests"
     source = {
         "fields": sorted(fields),
         "kind": "calibrated",
-        "date": started,
+        "date": started or datetime.date.today().isoformat(),
         "source": (
             f"fitted to {of} measured on {fit.after.accelerator.name}{_speed(fit)}; mean error of "
             f"TTFT and TPOT on {fit.requests['held out']} held-out requests {fit.error_after['held out']:.3f}, "
@@ -49,9 +50,9 @@ def engine_yaml(fit: Fit, measured: Measurement) -> str:
 
 def _speed(fit: Fit) -> str:
     """At which speed the machine ran, where it was not that of its profile."""
-    drift = fit.drift
-    if drift is None or not drift.any:
+    moved = [one for one in fit.drifts if one is not None and one.any]
+    if not moved:
         return ""
-    return (
-        f" (products at {drift.product:.0%}, reads at {drift.read:.0%}, Python at {drift.host:.0%} of its speed then)"
-    )
+    known = [one for one in fit.drifts if one is not None]
+    product, read, host = (sum(getattr(one, kind) for one in known) / len(known) for kind in KINDS)
+    return f" (products at {product:.0%}, reads at {read:.0%}, Python at {host:.0%} of its speed then)"

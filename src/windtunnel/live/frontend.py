@@ -11,32 +11,36 @@ from __future__ import annotations
 import numpy as np
 
 from windtunnel.live.measurement import Floats, Measurement
-from windtunnel.live.steps import Clusters, clusters, whole_batches
+from windtunnel.live.steps import Clusters, whole_batches
 
 FEW = 20
 """With fewer requests than this nothing is said."""
 
 
-def frontend_seconds(measured: Measurement, until_s: float = np.inf) -> float | None:
-    """Seconds outside the scheduler that most requests agree on; None where too few say anything.
+def most_agreed(low: Floats, high: Floats) -> float | None:
+    """The time outside the scheduler that most requests agree on; None where too few say anything.
 
     Tokens reach the client after the step that they end, so this is the way to the scheduler and back again.
 
     Args:
-        measured: requests with their tokens.
-        until_s: only requests that were due until then count.
+        low, high: of each request the ends of its interval, from `intervals` of one run or several.
     """
-    low_s, high_s = intervals(measured, clusters(measured), until_s)
-    if len(low_s) < FEW:
+    if len(low) < FEW:
         return None
-    moments = np.unique(np.concatenate([low_s, high_s]))
+    moments = np.unique(np.concatenate([low, high]))
     middles = (moments[1:] + moments[:-1]) / 2
-    inside = np.searchsorted(np.sort(low_s), middles) - np.searchsorted(np.sort(high_s), middles)
+    inside = np.searchsorted(np.sort(low), middles) - np.searchsorted(np.sort(high), middles)
     return float(np.median(middles[inside == inside.max()]))
 
 
 def intervals(measured: Measurement, seen: Clusters, until_s: float = np.inf) -> tuple[Floats, Floats]:
-    """Between which seconds after it was sent each request was ready, for those that came while others ran."""
+    """Between which seconds after it was sent each request was ready, for those that came while others ran.
+
+    Args:
+        measured: requests with their tokens.
+        seen: its tokens by the step that they came from.
+        until_s: only requests that were due until then count.
+    """
     start_s = seen.start_s
     if len(start_s) < 3:
         return np.zeros(0), np.zeros(0)
