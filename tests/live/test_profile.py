@@ -12,7 +12,7 @@ from windtunnel.errors import MissingDependencyError
 from windtunnel.live.profile.device import DeviceRates, device_file
 from windtunnel.live.profile.points import Point, doubling, points_of
 from windtunnel.live.profile.run import _read_journal
-from windtunnel.live.profile.timing import timed, timed_in_turn
+from windtunnel.live.profile.timing import Timed, timed, timed_in_turn
 from windtunnel.live.profile.turns import groups_of
 from windtunnel.live.reference import read_references
 from windtunnel.specs.load import build, load
@@ -50,6 +50,14 @@ def test_time_slices_of_others_do_not_count_but_show() -> None:
     found = timed(clock.run, clock=clock)
     assert found.seconds == pytest.approx(2e-3)
     assert found.spread > 1.0
+
+
+def test_of_two_timings_the_calmer_counts_and_both_spread() -> None:
+    slow, calm = Timed(1.25e-4, 0.2, 30), Timed(1e-4, 0.1, 20)
+    for found in (slow.beside(calm), calm.beside(slow)):
+        assert found.seconds == 1e-4
+        assert found.spread == pytest.approx(0.5)
+        assert found.samples == 50
 
 
 def test_kernels_in_turn_each_get_their_own_time() -> None:
@@ -143,10 +151,10 @@ def test_a_profile_is_resumed_and_used(tmp_path: Path) -> None:
         progress=lambda _done, _all, what: calls.append(what),
     )  # fmt: skip
     journal = (out / "points.jsonl").read_text().splitlines()
-    assert len(journal) == first["points"] >= len(calls) > 0
+    assert len(journal) == module.PASSES * first["points"] >= len(calls) > 0
     assert len(read_references(out)) == 2
     again = module.profile(model, PlanSpec(), out, max_tokens=8, max_requests=2, max_context=32)
-    assert len((out / "points.jsonl").read_text().splitlines()) == again["points"]
+    assert len((out / "points.jsonl").read_text().splitlines()) == module.PASSES * again["points"]
     found = load_deployment(
         {"model": str(tmp_path / "config.json"), "accelerator": str(out / "device.yaml"), "engine": "ideal"}
     )

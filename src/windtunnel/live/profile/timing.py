@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 BLOCK_S = 1e-3
 """Executions are timed in blocks of at least this length, so that the clock's grain does not count."""
-BLOCKS = 30
+BLOCKS = 20
 ROUNDS = 3
 CALM = 0.1
 """The median of the calmest tenth of the blocks is taken: another process only ever adds time, and a kernel of
@@ -36,6 +36,15 @@ class Timed:
     seconds: float
     spread: float
     samples: int
+
+    def beside(self, other: Timed) -> Timed:
+        """This timing and one of the same kernel at another time, together: the calmer one's seconds.
+
+        The spread is of both: how far the higher end of either lies above what counts.
+        """
+        seconds = min(self.seconds, other.seconds)
+        highest = max(one.seconds * (1.0 + one.spread) for one in (self, other))
+        return Timed(seconds, highest / seconds - 1.0 if seconds > 0 else 0.0, self.samples + other.samples)
 
 
 def timed(
