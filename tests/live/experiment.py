@@ -1,5 +1,9 @@
 """Profile, load, fit and compare on this machine, with the real vLLM on its processor.
 
+Machines that others use wander by a tenth and more from one minute to the next, and what disturbs them only ever makes
+them slower. So every load is measured in several short runs with all others between them, the fitted one too: the
+medians of all are then of the same machine, and what they differ by between runs is its noise.
+
 `python -m live.experiment FOLDER` (in `tests`, with WINDTUNNEL_VLLM_PYTHON) measures into the folder and prints every
 figure beside its prediction. The folder's measurements can be read again without a server: `... FOLDER --again`.
 """
@@ -48,14 +52,14 @@ LOADED = ("wide", "narrow")
 """Settings that are loaded at half and at nearly full capacity."""
 LOADS = {"half": 0.5, "near": 0.85}
 FITTED = ("wide", 0.7)
-"""The setting and the share of its capacity of the one run that is fitted."""
-REPEATS = 3 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 2
-"""Where others use the machine too, what a third would tell is not worth its minutes."""
-LOAD_S = 10.0
+"""The setting and the share of its capacity of the load that is fitted."""
+REPEATS = 6 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 3
+"""Where others use the machine too, what more would tell is not worth its minutes."""
+LOAD_S = 6.0
 BURSTS = {
-    "wide": 96, "narrow": 72, "one": 20, "two": 36, "four": 48, "long": 80, "chunks of 16": 48, "chunks of 8": 36,
+    "wide": 80, "narrow": 56, "one": 16, "two": 28, "four": 40, "long": 64, "chunks of 16": 40, "chunks of 8": 30,
 }  # fmt: skip
-"""Requests that saturate each setting for some four seconds: a machine's disturbances last a second or more."""
+"""Requests that saturate each setting for some three seconds: a machine's disturbances last a second or more."""
 CALM = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """Freed activations stay with the process instead of being mapped anew in every step, as with the allocator that vLLM
 advises for processors."""
@@ -73,7 +77,7 @@ class Outcome:
 
     @property
     def middle(self) -> float:
-        """The median of the repeats, which one that was disturbed does not move."""
+        """The median of the repeats, which a few that were disturbed do not move."""
         return float(np.median(self.measured))
 
     @property
@@ -85,6 +89,15 @@ class Outcome:
     def noise(self) -> float:
         """The largest repeat over the smallest, less one."""
         return max(self.measured) / min(self.measured) - 1.0
+
+    @property
+    def known(self) -> float:
+        """How well the repeats tell their median: its 80 % interval is about this share to either side.
+
+        A median's standard error is 1.2533 times that of the mean (normal scatter).
+        """
+        scatter = float(np.log(self.measured).std(ddof=1)) if len(self.measured) > 1 else np.inf
+        return 1.2816 * 1.2533 * scatter / float(np.sqrt(len(self.measured)))
 
 
 def traffic(rate_per_s: float, seconds: float, seed: int) -> RequestTable:
@@ -112,7 +125,7 @@ def profile(folder: Path) -> None:
         "--max-context", "512",
     ]  # fmt: skip
     environment = {**os.environ, **CALM, "PYTHONPATH": str(SOURCE)}
-    subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=300)
+    subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=400)
 
 
 class Session:
@@ -146,7 +159,7 @@ def settings_of(name: str) -> dict[str, int | bool]:
 
 
 def measure(folder: Path, port: int = 18231) -> None:
-    """All that needs the machine: the profile, the run to fit, two loads of two settings, eight settings full."""
+    """All that needs the machine: the profile, then in turn full settings, the load to fit, and two loads of two."""
     engine.write_model(folder / "model")
     profile(folder)
     with session(folder, port) as server:
@@ -154,18 +167,22 @@ def measure(folder: Path, port: int = 18231) -> None:
         for repeat in range(REPEATS):
             for name in SETTINGS:
                 server.run(f"burst {name} {repeat}", name, burst(name))
-        name, share = FITTED
-        server.run("fitted", name, traffic(share * capacity(folder, name), 2.0 * LOAD_S, 11))
-        for repeat in range(REPEATS):
+            name, share = FITTED
+            server.run(f"fitted {repeat}", name, traffic(share * capacity(folder, name), LOAD_S, 11))
             for name in LOADED:
                 for label, share in LOADS.items():
                     server.run(f"{label} {name} {repeat}", name, traffic(share * capacity(folder, name), LOAD_S, 3))
 
 
 def capacity(folder: Path, setting: str) -> float:
-    """Requests per second of the saturated server."""
-    found = [load(folder / f"burst {setting} {repeat}") for repeat in range(REPEATS)]
-    return float(np.mean([len(one) / one.duration_s for one in found]))
+    """Requests per second of the saturated server, in the first of its runs: every repeat is of the same load."""
+    found = load(folder / f"burst {setting} 0")
+    return len(found) / found.duration_s
+
+
+def runs(folder: Path, load_name: str) -> list[Measurement]:
+    """The repeats of a load."""
+    return [load(folder / f"{load_name} {repeat}") for repeat in range(len(list(folder.glob(f"{load_name} [0-9]"))))]
 
 
 def deployment(folder: Path, setting: str, base: str = "vllm") -> DeploymentSpec:
@@ -181,18 +198,17 @@ def deployment(folder: Path, setting: str, base: str = "vllm") -> DeploymentSpec
 
 
 def fitted(folder: Path) -> Fit:
-    """The engine's overheads from the one run, kept as a file."""
-    measured = load(folder / "fitted")
-    found = fit(deployment(folder, FITTED[0]), measured, kernels=True)
-    (folder / "engine.yaml").write_text(engine_yaml(found, measured))
+    """The engine's overheads from the one load, kept as a file."""
+    measured = runs(folder, "fitted")
+    found = fit(deployment(folder, FITTED[0]), *measured, kernels=True)
+    (folder / "engine.yaml").write_text(engine_yaml(found, *measured))
     return found
 
 
 def comparisons(folder: Path, label: str, setting: str, base: str) -> list[Comparison]:
     """A load under a setting, every repeat of it beside its prediction."""
     chosen = deployment(folder, setting, base)
-    found = [load(folder / f"{label} {setting} {repeat}") for repeat in range(REPEATS)]
-    return [compare_deployment(one, chosen) for one in found]
+    return [compare_deployment(one, chosen) for one in runs(folder, f"{label} {setting}")]
 
 
 def outcomes(folder: Path, base: str) -> list[Outcome]:
@@ -209,7 +225,7 @@ def outcomes(folder: Path, base: str) -> list[Outcome]:
                 Outcome(
                     f"{label} {name} {figure}",
                     tuple(one.measured for one in seen),
-                    float(np.mean([one.predicted for one in seen])),
+                    float(np.median([one.predicted for one in seen])),
                     min(one.predicted_low for one in seen),
                     max(one.predicted_high for one in seen),
                 )
@@ -229,7 +245,7 @@ def main(folder: Path, again: bool) -> None:
         for one in outcomes(folder, base):
             seen = " ".join(f"{value:.4g}" for value in one.measured)
             predicted = f"{one.predicted:.4g} ({one.low:.4g} to {one.high:.4g})"
-            print(f"{one.name:36} measured {seen:17} noise {one.noise:5.1%}  predicted {predicted:32} {one.error:+.1%}")
+            print(f"{one.name:38} measured {seen}, noise {one.noise:.0%}, predicted {predicted} {one.error:+.1%}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Profile, predict, load, fit and compare against the real vLLM on this machine (see `experiment.py`).
 
-Machines that others use are noisy, so that nothing here is judged by time alone: every load is run three times, and an
-error may exceed its goal by no more than the repeats themselves differ. Such machines also drift between the profile
-and the loads, which no repeat shows, so that a drift is allowed besides; with WINDTUNNEL_QUIET=1, on a machine of your
-own, none is.
+Machines that others use are noisy: every load is run several times with the others between, and the error of its
+median may exceed the goal by no more than the repeats leave that median open. Where others use the machine, loads may
+also differ by what they met; with WINDTUNNEL_QUIET=1, on a machine of your own, nothing is allowed for that.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from windtunnel.live.fit import Fit
 pytestmark = pytest.mark.slow
 
 GOALS = {"output_tokens_per_s": 0.10, "tpot_p50_s": 0.10, "ttft_p50_s": 0.15}
-"""What is aimed at on a quiet machine: saturation throughput, median TPOT, and median TTFT at half load."""
+"""What is aimed at: saturation throughput, and median TPOT and TTFT at half load."""
 TAU = 0.7
 DRIFT = 0.0 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 0.25
 """Without the fit errors are from 30 to 90 %."""
@@ -55,9 +54,9 @@ def outcomes(measured: Path, fitted: Fit) -> list[Outcome]:
     return found
 
 
-def noise(outcomes: list[Outcome]) -> list[float]:
-    """How much repeats differ; throughput below capacity says nothing of it, for it is the arrivals'."""
-    return [one.noise for one in outcomes if not one.name.startswith("near") or "tokens" not in one.name]
+def left_open(one: Outcome) -> float:
+    """By how much a prediction may miss a figure without being wrong."""
+    return one.noise + DRIFT if DRIFT else one.known
 
 
 def test_the_fit_corrects_the_overheads(fitted: Fit) -> None:
@@ -66,20 +65,17 @@ def test_the_fit_corrects_the_overheads(fitted: Fit) -> None:
 
 
 def test_errors_stay_within_the_goals_and_the_noise(outcomes: list[Outcome]) -> None:
-    worst, usual = max(noise(outcomes)), float(np.median(noise(outcomes)))
     for one in outcomes:
         goal = next(goal for name, goal in GOALS.items() if one.name.endswith(name))
         # Near capacity an error of the rate of service counts twice and more in the time per token.
         by = 2.0 if one.name.startswith("near") else 1.0
-        # Alone on the machine a figure's own repeats say what noise it may have, elsewhere the worst of all.
-        assert abs(one.error) <= by * (goal + DRIFT) + (worst if DRIFT else one.noise), one
-    assert float(np.median([abs(one.error) for one in outcomes])) <= 0.10 + usual + DRIFT / 2
+        assert abs(one.error) <= by * goal + left_open(one), one
+    assert float(np.median([abs(one.error) for one in outcomes])) <= 0.10 + DRIFT / 2
 
 
 def test_intervals_hold_what_was_measured(outcomes: list[Outcome]) -> None:
     """80 % intervals of the costs hold 80 % of the figures, as far as repeats agree on them."""
-    worst = max(noise(outcomes)) + DRIFT
-    inside = [one.low / (1 + worst) <= one.middle <= one.high * (1 + worst) for one in outcomes]
+    inside = [one.low / (1 + left_open(one)) <= one.middle <= one.high * (1 + left_open(one)) for one in outcomes]
     assert np.mean(inside) >= 0.8, [one for one, held in zip(outcomes, inside, strict=True) if not held]
 
 
@@ -106,6 +102,7 @@ def test_the_commands_on_real_measurements(measured: Path, fitted: Fit, tmp_path
     assert answer.exit_code == 0, answer.output
     assert "time per output token, p50" in answer.output
     assert page.stat().st_size > 10_000
-    arguments = ["fit", str(measured / "wide.yaml"), str(measured / "fitted"), "--out", str(tmp_path / "engine.yaml")]
+    runs = [str(folder) for folder in sorted(measured.glob("fitted *"))]
+    arguments = ["fit", str(measured / "wide.yaml"), *runs, "--out", str(tmp_path / "engine.yaml")]
     assert CliRunner().invoke(app, arguments).exit_code in (0, 1)
     assert "step_host_s" in (tmp_path / "engine.yaml").read_text()
