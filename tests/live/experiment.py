@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from windtunnel.live.fitted import engine_yaml
 from windtunnel.live.load import LoadSettings
 from windtunnel.live.measurement import Measurement, load
 from windtunnel.live.prompts import Vocabulary
+from windtunnel.live.repeats import Repeated, repeated
 from windtunnel.specs.assemble import load_deployment
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.workload.table import RequestTable, request_table
@@ -63,41 +64,6 @@ BURSTS = {
 CALM = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """Freed activations stay with the process instead of being mapped anew in every step, as with the allocator that vLLM
 advises for processors."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One figure: measured as often as it was repeated, and predicted with its 80 % interval."""
-
-    name: str
-    measured: tuple[float, ...]
-    predicted: float
-    low: float
-    high: float
-
-    @property
-    def middle(self) -> float:
-        """The median of the repeats, which a few that were disturbed do not move."""
-        return float(np.median(self.measured))
-
-    @property
-    def error(self) -> float:
-        """Predicted over measured, less one."""
-        return self.predicted / self.middle - 1.0
-
-    @property
-    def noise(self) -> float:
-        """The largest repeat over the smallest, less one."""
-        return max(self.measured) / min(self.measured) - 1.0
-
-    @property
-    def known(self) -> float:
-        """How well the repeats tell their median: its 80 % interval is about this share to either side.
-
-        A median's standard error is 1.2533 times that of the mean (normal scatter).
-        """
-        scatter = float(np.log(self.measured).std(ddof=1)) if len(self.measured) > 1 else np.inf
-        return 1.2816 * 1.2533 * scatter / float(np.sqrt(len(self.measured)))
 
 
 def traffic(rate_per_s: float, seconds: float, seed: int) -> RequestTable:
@@ -211,25 +177,15 @@ def comparisons(folder: Path, label: str, setting: str, base: str) -> list[Compa
     return [compare_deployment(one, chosen) for one in runs(folder, f"{label} {setting}")]
 
 
-def outcomes(folder: Path, base: str) -> list[Outcome]:
-    """Every figure of the loads and of the saturated settings."""
+def outcomes(folder: Path, base: str) -> list[Repeated]:
+    """Every figure of the loads and of the saturated settings, named after its load."""
     wanted = {"half": ("tpot_p50_s", "ttft_p50_s"), "near": ("tpot_p50_s", "output_tokens_per_s")}
     rows = [(label, name, wanted[label]) for name in LOADED for label in LOADS]
     rows += [("burst", name, ("output_tokens_per_s",)) for name in SETTINGS]
     found = []
     for label, name, figures in rows:
-        sides = comparisons(folder, label, name, base)
-        for figure in figures:
-            seen = [one.figure(figure) for one in sides]
-            found.append(
-                Outcome(
-                    f"{label} {name} {figure}",
-                    tuple(one.measured for one in seen),
-                    float(np.median([one.predicted for one in seen])),
-                    min(one.predicted_low for one in seen),
-                    max(one.predicted_high for one in seen),
-                )
-            )
+        seen = {one.name: one for one in repeated(comparisons(folder, label, name, base))}
+        found += [replace(seen[figure], name=f"{label} {name} {figure}") for figure in figures]
     return found
 
 

@@ -116,6 +116,27 @@ def test_the_commands(tmp_path: Path) -> None:
     assert abs(json.loads(again.output)["metrics"]["tpot_mean_s"]["error"]) < 0.03
 
 
+def test_several_runs_of_a_load_tell_noise_from_error(tmp_path: Path) -> None:
+    plan, first = files(tmp_path)
+    for seed in (5, 6):
+        save(measured(deployment(step_host_s=0.005), traffic(120), noise=0.1, seed=seed), tmp_path / f"seen{seed}")
+    folders = [str(first), str(tmp_path / "seen5"), str(tmp_path / "seen6")]
+    run, page = CliRunner(), tmp_path / "page.html"
+    shown = run.invoke(app, ["compare", str(plan), *folders, "--html", str(page)])
+    assert shown.exit_code == 0, shown.output
+    assert "3 runs of 120 requests" in shown.output
+    assert "Of the middle run, " in shown.output
+    assert "All runs" in page.read_text()
+    plain = run.invoke(app, ["compare", str(plan), *folders, "--json", "-"])
+    record = json.loads(plain.output)
+    assert list(record["runs"]) == folders
+    assert record["metrics"]["tpot_p50_s"]["left_open"] > 0
+    save(measured(deployment(), traffic(60)), tmp_path / "short")
+    other = run.invoke(app, ["compare", str(plan), str(first), str(tmp_path / "short")])
+    assert other.exit_code == 2
+    assert "is no run of the same load" in other.output
+
+
 def test_a_table_of_a_simulation_is_compared_row_by_row(tmp_path: Path) -> None:
     from windtunnel.report.columns import requests_frame
     from windtunnel.search.serve import serve

@@ -16,17 +16,17 @@ from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
 from live import engine, experiment
-from live.experiment import Outcome
 from windtunnel.cli.main import app
 from windtunnel.live.fit import Fit
+from windtunnel.live.repeats import Repeated
 
 pytestmark = pytest.mark.slow
 
 GOALS = {"output_tokens_per_s": 0.10, "tpot_p50_s": 0.10, "ttft_p50_s": 0.15}
 """What is aimed at: saturation throughput, and median TPOT and TTFT at half load."""
 TAU = 0.7
-DRIFT = 0.0 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 0.25
-"""Without the fit errors are from 30 to 90 %."""
+DRIFT = 0.0 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 0.15
+"""With half the repeats, on a machine in any state; without the fit errors are from 15 to 65 %."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def fitted(measured: Path) -> Fit:
 
 
 @pytest.fixture(scope="module")
-def outcomes(measured: Path, fitted: Fit) -> list[Outcome]:
+def outcomes(measured: Path, fitted: Fit) -> list[Repeated]:
     """Figures with the fitted engine, of loads that the fit has not seen."""
     found = experiment.outcomes(measured, str(measured / "engine.yaml"))
     for one in found:
@@ -54,9 +54,9 @@ def outcomes(measured: Path, fitted: Fit) -> list[Outcome]:
     return found
 
 
-def left_open(one: Outcome) -> float:
+def allowed(one: Repeated) -> float:
     """By how much a prediction may miss a figure without being wrong."""
-    return one.noise + DRIFT if DRIFT else one.known
+    return one.noise + DRIFT if DRIFT else one.left_open
 
 
 def test_the_fit_corrects_the_overheads(fitted: Fit) -> None:
@@ -64,22 +64,22 @@ def test_the_fit_corrects_the_overheads(fitted: Fit) -> None:
     assert fitted.improved
 
 
-def test_errors_stay_within_the_goals_and_the_noise(outcomes: list[Outcome]) -> None:
+def test_errors_stay_within_the_goals_and_the_noise(outcomes: list[Repeated]) -> None:
     for one in outcomes:
         goal = next(goal for name, goal in GOALS.items() if one.name.endswith(name))
         # Near capacity an error of the rate of service counts twice and more in the time per token.
         by = 2.0 if one.name.startswith("near") else 1.0
-        assert abs(one.error) <= by * goal + left_open(one), one
+        assert abs(one.error) <= by * goal + allowed(one), one
     assert float(np.median([abs(one.error) for one in outcomes])) <= 0.10 + DRIFT / 2
 
 
-def test_intervals_hold_what_was_measured(outcomes: list[Outcome]) -> None:
+def test_intervals_hold_what_was_measured(outcomes: list[Repeated]) -> None:
     """80 % intervals of the costs hold 80 % of the figures, as far as repeats agree on them."""
-    inside = [one.low / (1 + left_open(one)) <= one.middle <= one.high * (1 + left_open(one)) for one in outcomes]
+    inside = [one.low / (1 + allowed(one)) <= one.middle <= one.high * (1 + allowed(one)) for one in outcomes]
     assert np.mean(inside) >= 0.8, [one for one, held in zip(outcomes, inside, strict=True) if not held]
 
 
-def test_settings_are_ranked_as_they_were_measured(outcomes: list[Outcome]) -> None:
+def test_settings_are_ranked_as_they_were_measured(outcomes: list[Repeated]) -> None:
     full = [one for one in outcomes if one.name.startswith("burst")]
     assert len(full) == 8
     tau = kendalltau([one.predicted for one in full], [one.middle for one in full]).statistic

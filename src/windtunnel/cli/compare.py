@@ -12,13 +12,10 @@ from windtunnel.cli.common import DONE, NO, command, output_problems, show, writ
 from windtunnel.cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    from windtunnel.live.compare import Comparison
     from windtunnel.live.measurement import Measurement
+    from windtunnel.live.repeats import Repeated
     from windtunnel.specs.deployment import DeploymentSpec
-
-Measured = Annotated[
-    str,
-    typer.Argument(metavar="MEASUREMENT", help="Folder of `windtunnel bench`, or a result file of another tool."),
-]
 
 Runs = Annotated[
     list[str],
@@ -37,34 +34,59 @@ def compare(
             metavar="PREDICTION", help="A deployment in YAML, or the table that `simulate --requests` wrote."
         ),
     ],
-    measurement: Measured,
+    measurement: Runs,
     json_path: options.Json = None,
     html: options.Html = None,
 ) -> int:
     """Lay a prediction beside a measurement of the same requests and say where the gap comes from.
 
-    Given a deployment, the measured requests are replayed on it with the lengths that they had in fact. Results
-    of vllm bench serve, GuideLLM, AIPerf, GenAI-Perf and inference-perf are read too.
+    Given a deployment, the measured requests are replayed on it with the lengths that they had in fact. Several runs
+    of one load tell noise from error. Results of vllm bench serve, GuideLLM, AIPerf, GenAI-Perf and inference-perf
+    are read too.
     """
     _check_outputs(json=json_path, html=html)
-    from windtunnel.live.compare import compare as lay_beside
-    from windtunnel.live.compare import compare_deployment
-    from windtunnel.live.replay import of_table
-    from windtunnel.report.compare_text import compare_text
+    from windtunnel.live.repeats import middle_run, repeated
+    from windtunnel.report.compare_text import compare_text, repeats_text
 
-    measured = read_measured(measurement)
-    if prediction.endswith((".yaml", ".yml")):
-        found = compare_deployment(measured, _deployment(prediction))
-    else:
-        found = lay_beside(measured, of_table(prediction, measured))
-    show(compare_text(found), json_path)
-    write_json(found.as_dict(), json_path)
+    comparisons = _comparisons(prediction, measurement)
+    place = middle_run(comparisons)
+    found, source = comparisons[place], measurement[place]
+    several = repeated(comparisons) if len(comparisons) > 1 else ()
+    show(repeats_text(several, found, source) if several else compare_text(found), json_path)
+    write_json(_plain(several, comparisons, measurement) if several else found.as_dict(), json_path)
     if html is not None:
         from windtunnel.files import write_atomic
         from windtunnel.report.compare_page import compare_html
 
-        write_atomic(html, compare_html(found, measurement))
+        write_atomic(html, compare_html(found, source, several))
     return DONE
+
+
+def _comparisons(prediction: str, measurement: list[str]) -> list[Comparison]:
+    """Each run beside its prediction."""
+    from windtunnel.errors import Problem, SpecError
+    from windtunnel.live.compare import compare as lay_beside
+    from windtunnel.live.compare import compare_deployment
+    from windtunnel.live.replay import of_table
+
+    runs = [read_measured(one) for one in measurement]
+    other = [
+        Problem("is no run of the same load", path, got=f"{len(one):,} requests", allowed=f"{len(runs[0]):,}")
+        for path, one in zip(measurement, runs, strict=True)
+        if len(one) != len(runs[0])
+    ]
+    if other:
+        raise SpecError(other)
+    if not prediction.endswith((".yaml", ".yml")):
+        return [lay_beside(one, of_table(prediction, one)) for one in runs]
+    deployment = _deployment(prediction)
+    return [compare_deployment(one, deployment) for one in runs]
+
+
+def _plain(several: tuple[Repeated, ...], comparisons: list[Comparison], measurement: list[str]) -> dict[str, object]:
+    """Several runs for JSON: each figure over all of them, and every run as it would be alone."""
+    runs = {source: one.as_dict() for source, one in zip(measurement, comparisons, strict=True)}
+    return {"metrics": {one.name: one.as_dict() for one in several}, "runs": runs}
 
 
 @command

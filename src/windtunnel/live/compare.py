@@ -129,7 +129,7 @@ def drift_note(drift: Drift, figures: Mapping[str, Figure]) -> str:
         return "the machine was as fast as when it was profiled, as far as its reference measurements differ"
     said = f"products at {drift.product:.0%}, reads at {drift.read:.0%} and Python at {drift.host:.0%}"
     errors = [
-        f"{name.removesuffix('_s')} {one.as_profiled / one.measured - 1.0:+.1%}"
+        f"{name.replace('_p50_s', '_p50')} {one.as_profiled / one.measured - 1.0:+.1%}"
         for name, one in figures.items()
         if name in NOTED and one.measured
     ]

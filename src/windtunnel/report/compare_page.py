@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -9,28 +10,34 @@ import numpy.typing as npt
 
 from windtunnel.live.compare import Comparison
 from windtunnel.live.measurement import Floats
+from windtunnel.live.repeats import Repeated
 from windtunnel.report.charts import Chart
-from windtunnel.report.compare_text import NAMES, error, interval, leaning, named, shown
+from windtunnel.report.compare_text import NAMES, error, interval, leaning, named, repeats_error, share, shown
 from windtunnel.report.html import Page, notes_html, section, tiles
 
 _POINTS = 400
 _MEASURED, _PREDICTED = "--c2", "--c1"
 
 
-def compare_html(comparison: Comparison, source: str) -> str:
-    """The report as one HTML file."""
+def compare_html(comparison: Comparison, source: str, repeats: Sequence[Repeated] = ()) -> str:
+    """The report as one HTML file.
+
+    Args:
+        comparison: of the run that is shown.
+        source: what it is called.
+        repeats: the figures of all runs of its load, if it is the middle one of several.
+    """
     page = Page(
         f"Windtunnel comparison: {source}", "Prediction beside measurement",
         f"{len(comparison.predicted.rows):,} requests of {source}, replayed.",
     )  # fmt: skip
-    page.add(
-        tiles(
-            [
-                (error(comparison.figure(f"{name}_mean_s")).strip("* "), f"{title}, mean", "")
-                for name, title in NAMES.items()
-            ]
+    errors = {one.name: repeats_error(one) for one in repeats} or {one.name: error(one) for one in comparison.figures}
+    page.add(tiles([(errors[f"{name}_mean_s"].strip("* "), f"{title}, mean", "") for name, title in NAMES.items()]))
+    if repeats:
+        about = (
+            f"{len(repeats[0].measured)} runs. * no larger than what they leave open. All below is of the middle run."
         )
-    )
+        page.add(section("All runs", _repeats(repeats), about=about))
     page.add(section("Figures", _figures(comparison), about="* within the measurement's own scatter."))
     page.add(section("Where the gap comes from", _reasons(comparison)))
     pairs = {name: _pair(comparison, name) for name in NAMES}
@@ -61,6 +68,21 @@ def _figures(comparison: Comparison) -> str:
     head = (
         '<tr><th>figure</th><th class="n">measured</th><th>its 80% interval</th>'
         '<th class="n">predicted</th><th>its 80% interval</th><th class="n">error</th></tr>'
+    )
+    return f'<div class="scroll"><table class="facts"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _repeats(repeats: Sequence[Repeated]) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(named(f))}</td><td class="n">{escape(shown(f, f.middle))}</td>'
+        f'<td class="open">{escape(shown(f, min(f.measured)))} to {escape(shown(f, max(f.measured)))}</td>'
+        f'<td class="n">{share(f.left_open)}</td><td class="n">{escape(shown(f, f.predicted))}</td>'
+        f'<td class="n">{escape(repeats_error(f))}</td></tr>'
+        for f in repeats
+    )
+    head = (
+        '<tr><th>figure</th><th class="n">median run</th><th>all runs</th><th class="n">left open (80%)</th>'
+        '<th class="n">predicted</th><th class="n">error</th></tr>'
     )
     return f'<div class="scroll"><table class="facts"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 

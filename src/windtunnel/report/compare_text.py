@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from windtunnel.live.compare import Comparison, Figure
 from windtunnel.live.fit import Fit
+from windtunnel.live.repeats import Repeated
 from windtunnel.report.text import number, paragraph, table
 from windtunnel.units import format_seconds
 
@@ -27,6 +30,50 @@ def compare_text(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
+def repeats_text(figures: Sequence[Repeated], comparison: Comparison, source: str) -> str:
+    """Several runs of one load: noise and error of each figure, and the reasons that the middle run gives.
+
+    Args:
+        figures: of all runs.
+        comparison: the middle run.
+        source: what it is called.
+    """
+    count = len(comparison.predicted.rows)
+    rows = [
+        (
+            named(f), shown(f, f.middle), f"{shown(f, min(f.measured))} to {shown(f, max(f.measured))}",
+            share(f.left_open), shown(f, f.predicted),
+            f"{shown(f, f.low)} to {shown(f, f.high)}" if f.low == f.low else "-", repeats_error(f),
+        )
+        for f in figures
+    ]  # fmt: skip
+    head = ("figure", "median run", "all runs", "left open", "predicted", "its 80%", "error")
+    parts = [
+        paragraph(
+            f"{len(figures[0].measured)} runs of {count:,} requests, measured and predicted. The runs leave their "
+            f"median open by so much to either side (80%); an error marked * is no larger."
+        ),
+        table(head, rows, "<>>>>>>"),
+        f"Of the middle run, {source}:",
+        reasons_text(comparison),
+    ]
+    if comparison.notes:
+        parts.append("\n".join(["Notes", *(paragraph(note, 2, "- ") for note in comparison.notes)]))
+    return "\n\n".join(parts)
+
+
+def share(value: float) -> str:
+    """`4.2%`, or a dash where it is not known."""
+    return f"{value:.1%}" if value == value else "-"
+
+
+def repeats_error(figure: Repeated) -> str:
+    """The signed error, marked where it is no larger than what the runs leave open."""
+    if figure.error != figure.error:
+        return "-"
+    return f"{figure.error:+.1%}" + ("*" if abs(figure.error) <= figure.left_open else " ")
+
+
 def reasons_text(comparison: Comparison) -> str:
     """Where the gap comes from, one line each."""
     if not comparison.reasons:
@@ -38,13 +85,13 @@ def reasons_text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def named(figure: Figure) -> str:
+def named(figure: Figure | Repeated) -> str:
     """`time to first token, p99`."""
     parts = figure.name.split("_")
     return f"{NAMES[parts[0]]}, {parts[1]}" if parts[0] in NAMES else "output tokens/s"
 
 
-def shown(figure: Figure, value: float) -> str:
+def shown(figure: Figure | Repeated, value: float) -> str:
     """A figure's value with its unit."""
     if value != value:
         return "-"
