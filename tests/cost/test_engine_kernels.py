@@ -16,10 +16,11 @@ from windtunnel.cost.elementwise import elementwise_seconds
 from windtunnel.cost.engine_kernels import device_under
 from windtunnel.cost.memory import memory_need
 from windtunnel.cost.price import Links, modelled_seconds
+from windtunnel.cost.steps import launches_of
 from windtunnel.operators.expand import token_operators
 from windtunnel.operators.matmul import Matmul
 from windtunnel.specs.assemble import deployment
-from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.engine import EngineSpec, KernelFactors
 from windtunnel.specs.load import resolve
 from windtunnel.specs.plan import PlanSpec
 
@@ -62,6 +63,20 @@ def test_products_apart_cost_their_sum() -> None:
     assert modelled_seconds(qkv, device, links) == pytest.approx(float(expected))
     fused = modelled_seconds(qkv, on("a100-80g-pcie", apart=False), links)
     assert fused < modelled_seconds(qkv, device, links)
+
+
+def test_fused_kernels_save_their_fixed_times_and_move_what_they_moved() -> None:
+    model, plan = resolve("models", "llama-3.1-70b"), PlanSpec(weight_dtype="fp8")
+    links = Links(*2 * (link_of(deployment(model, "h100-sxm"), 1),))
+    plain = device_of(resolve("accelerators", "h100-sxm"))
+    engine = EngineSpec(name="fused", kernels=KernelFactors(fused=("attention",)))
+    fused = device_under(plain, engine)
+    operators = token_operators(model, plan, 512.0)
+    saved = [
+        one.count * (modelled_seconds(one, plain, links) - modelled_seconds(one, fused, links)) for one in operators
+    ]
+    assert sum(saved) == pytest.approx(3 * 80 * plain.constants.elementwise_launch_s)
+    assert launches_of(operators, ()) - launches_of(operators, ("attention",)) == 3 * 80
 
 
 @given(CARDS, st.floats(100.0, 20_000.0))

@@ -142,6 +142,40 @@ def test_norms_over_all_heads_exchange_two_sums_a_token() -> None:
     assert "qk norm sums" not in {one.name for one in per_head}
 
 
+def launched(name: str, ranks: int, *fused: str) -> dict[str, int]:
+    """Kernels of a layer's elementwise operators, on an engine that fuses so much."""
+    plan = PlanSpec(tensor_parallel=ranks, weight_dtype="fp8")
+    found = expand(resolve("models", name), plan, decode_batch(5, 100))
+    return {one.name: one.launched(fused) for one in found if isinstance(one, Elementwise)}
+
+
+def test_attention_that_rotates_and_writes_leaves_no_kernel_for_that() -> None:
+    plain, fused = launched("llama-3.1-70b", 1), launched("llama-3.1-70b", 1, "attention")
+    assert {name for name, kernels in plain.items() if kernels != fused[name]} == {"rope", "kv write", "quantise"}
+    assert not any(fused[name] for name in ("rope", "kv write", "quantise"))
+    # Norms of queries and keys stay a kernel, which then rotates; latent attention's rotates and writes.
+    qwen, deepseek = launched("qwen3-32b", 1, "attention"), launched("deepseek-v3", 1, "attention")
+    assert (qwen["qk norm"], qwen["rope"]) == (1, 0)
+    assert (deepseek["rope"], deepseek["kv write"], deepseek["quantise"]) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "kernels"),
+    [
+        ("llama-3.1-70b", 1, 1),
+        ("llama-3.1-70b", 8, 0),
+        ("llama-3.1-8b", 8, 1),
+        ("qwen3-32b", 8, 1),
+        ("qwen3-30b-a3b", 8, 0),
+        ("gpt-oss-20b", 8, 0),
+        ("deepseek-v3", 8, 0),
+    ],
+)
+def test_an_all_reduce_normalises_where_the_engine_has_it_do_so(name: str, ranks: int, kernels: int) -> None:
+    assert launched(name, ranks, "all-reduce")["norm"] == kernels
+    assert launched(name, ranks, "attention")["norm"] == 1
+
+
 def test_key_value_heads_are_replicated_beyond_their_number() -> None:
     model = resolve("models", "llama-3.1-8b")
     assert shard(model, PlanSpec(tensor_parallel=16)).kv_heads == 1

@@ -29,10 +29,14 @@ CASES: dict[str, tuple[str, str, PlanSpec]] = {
     "linear": ("qwen3.5-397b-a17b", "b200-sxm", PlanSpec(tensor_parallel=8, weight_dtype="fp8")),
     "norms over all heads": ("minimax-m2.5", "h200-sxm", PlanSpec(tensor_parallel=4, weight_dtype="fp8")),
     "learned positions": ("opt-13b", "a100-40g-sxm", PlanSpec()),
+    "kernels that do more": ("qwen3-30b-a3b", "h200-sxm", PlanSpec(tensor_parallel=4, weight_dtype="fp8")),
     "unfused kernels": ("llama-3-8b", "rtx-4090", PlanSpec(weight_dtype="q4_k_m")),
 }
 LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
-ENGINES = {"unfused kernels": resolve("engines", "llama.cpp").model_copy(update=LIMITS)}
+ENGINES = {
+    "kernels that do more": resolve("engines", "tensorrt-llm").model_copy(update=LIMITS),
+    "unfused kernels": resolve("engines", "llama.cpp").model_copy(update=LIMITS),
+}
 
 
 @cache

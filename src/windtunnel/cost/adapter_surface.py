@@ -28,7 +28,7 @@ def with_adapters(surface: StepSurface, rank: Rank, deployment: DeploymentSpec) 
     size = rounded(surface.max_tokens)
     token_s, token_j = tables_of(rank, adapter_operators(model, plan, spec, np.arange(size + 1.0)), size)
     if not engine.graphs:
-        launches = launches_of(adapter_operators(model, plan, spec, 1.0))
+        launches = launches_of(adapter_operators(model, plan, spec, 1.0), engine.kernels.fused)
         token_s = np.where(np.arange(len(token_s)) > 0, np.maximum(token_s, launches * engine.launch_s), 0.0)
     further = [further_adapters(model, plan, spec, 1.0)]
     further_s = float(rank.seconds(further))

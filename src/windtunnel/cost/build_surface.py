@@ -67,7 +67,7 @@ def step_surface(
     mixed_s, mixed_token_s = mixed_tables(rank, engine.max_num_seqs, deployment.max_model_len)
     prefill_s, prefill_j = prefill_lines(rank)
     if engine.prefill_launch_s or engine.prefill_step_s:
-        waits = engine.prefill_step_s + token_launches(model, plan) * engine.prefill_launch_s
+        waits = engine.prefill_step_s + token_launches(model, plan, engine.kernels.fused) * engine.prefill_launch_s
         prefill_s = prefill_s + np.array([waits, *[0.0] * 7])
     hop_s, hop_j = _hops(deployment, rank, links, max_tokens)
     surface = StepSurface(

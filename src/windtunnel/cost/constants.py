@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from windtunnel.specs.engine import Fusion
 from windtunnel.specs.fields import Seconds, Source, Spec
 
 
@@ -126,6 +127,7 @@ class KernelHabits(Spec):
     unpacked_bytes_per_s: float = Field(0.0, ge=0)
     packed_groups: tuple[int, ...] = ()
     load_bytes_per_s: float = Field(0.0, ge=0)
+    fused: tuple[Fusion, ...] = ()
     elementwise_bytes: float = Field(1.0, gt=0)
 
 

@@ -259,8 +259,9 @@ def _(operator: SparsePrefillAttention, device: Device, links: Links) -> Floats:
 
 @modelled_seconds.register
 def _(operator: Elementwise, device: Device, links: Links) -> Floats:
+    kernels = operator.launched(device.constants.habits.fused)
     sorting_s = device.constants.sort_bytes * np.asarray(operator.logits) / device.bandwidth_bytes_per_s
-    return elementwise_seconds(operator.moved_bytes, device, operator.kernels) + sorting_s
+    return elementwise_seconds(operator.moved_bytes, device, kernels) + sorting_s
 
 
 @modelled_seconds.register

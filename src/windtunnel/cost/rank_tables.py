@@ -33,7 +33,7 @@ from windtunnel.operators.expand import (
 )
 from windtunnel.operators.matmul import Matmul
 from windtunnel.operators.operator import Number, Operator
-from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.engine import EngineSpec, Fusion
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.plan import PlanSpec
 
@@ -99,9 +99,9 @@ def _total(operators: list[Operator], one: Callable[[Operator], Number]) -> Floa
 
 
 @lru_cache(maxsize=512)
-def token_launches(model: ModelSpec, plan: PlanSpec) -> float:
-    """Kernels that the tokens' part launches in a pass."""
-    return launches_of(token_operators(model, plan, 1.0))
+def token_launches(model: ModelSpec, plan: PlanSpec, fused: tuple[Fusion, ...]) -> float:
+    """Kernels that the tokens' part launches in a pass of an engine that fuses so much."""
+    return launches_of(token_operators(model, plan, 1.0), fused)
 
 
 @lru_cache(maxsize=512)
@@ -117,11 +117,12 @@ def executed_tables(rank: Rank, engine: EngineSpec, size: int) -> tuple[Floats, 
     device does outside the model comes on top.
     """
     seconds, joules = token_tables(rank, rounded(size))
+    launches = token_launches(rank.model, rank.plan, engine.kernels.fused)
     if not engine.graphs:
-        seconds = np.maximum(seconds, token_launches(rank.model, rank.plan) * engine.launch_s)
+        seconds = np.maximum(seconds, launches * engine.launch_s)
         seconds[0] = 0.0
     architecture = rank.device.accelerator.architecture
-    floor = eager_s(rank.model, engine, token_launches(rank.model, rank.plan), architecture)
+    floor = eager_s(rank.model, engine, launches, architecture)
     if floor:
         beyond = np.arange(len(seconds)) > engine.graph_tokens
         seconds = np.where(beyond, np.maximum(seconds, floor), seconds)

@@ -28,7 +28,7 @@ from windtunnel.operators.moe import Experts
 from windtunnel.operators.operator import Operator
 from windtunnel.operators.shard import stage_layers
 from windtunnel.specs.deployment import DeploymentSpec
-from windtunnel.specs.engine import EngineSpec
+from windtunnel.specs.engine import EngineSpec, Fusion
 from windtunnel.specs.model import ModelSpec
 
 BODY = ("tokens", "decode", "decode_window", "prefill")
@@ -174,9 +174,9 @@ def stage_shares(deployment: DeploymentSpec) -> tuple[float, ...]:
     return tuple(held / layers for held in stage_layers(layers, deployment.plan.pipeline_parallel))
 
 
-def launches_of(operators: Iterable[Operator]) -> float:
-    """Kernels that the operators launch in a forward pass."""
-    return sum(operator.count * _kernels(operator) for operator in operators)
+def launches_of(operators: Iterable[Operator], fused: tuple[Fusion, ...]) -> float:
+    """Kernels that the operators launch in a forward pass of an engine that fuses so much (`KernelFactors.fused`)."""
+    return sum(operator.count * _kernels(operator, fused) for operator in operators)
 
 
 def eager_s(model: ModelSpec, engine: EngineSpec, launches: float, architecture: str) -> float:
@@ -186,9 +186,9 @@ def eager_s(model: ModelSpec, engine: EngineSpec, launches: float, architecture:
     return launches * engine.eager_launch_s + latent_s + experts_s
 
 
-def _kernels(operator: Operator) -> int:
+def _kernels(operator: Operator, fused: tuple[Fusion, ...]) -> int:
     if isinstance(operator, Elementwise):
-        return operator.kernels
+        return operator.launched(fused)
     return EXPERT_KERNELS if isinstance(operator, Experts) else 1
 
 
@@ -196,7 +196,7 @@ def _launch_wait_s(deployment: DeploymentSpec, rows: tuple[OperatorCost, ...], t
     """How much longer launching the tokens' kernels takes than running them, where no graph is replayed."""
     engine = deployment.engine
     mine = [row for row in rows if row.operator.part == "tokens"]
-    launches = launches_of(row.operator for row in mine)
+    launches = launches_of((row.operator for row in mine), engine.kernels.fused)
     prefill = any(row.operator.part == "prefill" for row in rows)
     wait = engine.step_device_s + (engine.prefill_step_s + launches * engine.prefill_launch_s if prefill else 0.0)
     host = 0.0 if engine.graphs else launches * engine.launch_s

@@ -283,7 +283,7 @@ def write(preset: str, fitted: Fitted, sources: str, date: str, folder: Path) ->
             text = text.replace("sources:\n", f"{line}\nsources:\n", 1)
     fixed = (
         "expands_weights", "narrow_sums", "score_bytes", "packed_groups", "converts", "elementwise_bytes",
-        "elementwise_kernels", "apart", "decode_kernels",
+        "elementwise_kernels", "apart", "decode_kernels", "fused",
     )  # fmt: skip
     held = yaml.safe_load(text).get("kernels") or {}
     fitted_kernels = any(name not in HOST_TIMES for name in fitted.constants)

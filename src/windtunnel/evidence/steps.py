@@ -125,11 +125,12 @@ class StepPricer:
         device_s = self._sum(body + attention) + self._sum(head) + self._sum(hops)
         device_s = np.maximum(device_s, engine.overlapped_request_s * requests)
         if not graphs:
-            launches = launches_of(body) + launches_of(attention) + launches_of(head)
+            fused = engine.kernels.fused
+            launches = launches_of(body + attention + head, fused)
             device_s = np.maximum(device_s, launches * engine.launch_s)
             if tokens > engine.graph_tokens:
                 device_s = np.maximum(device_s, eager_s(d.model, engine, launches, d.accelerator.architecture))
-            device_s = device_s + prompts * launches_of(body) * engine.prefill_launch_s
+            device_s = device_s + prompts * launches_of(body, fused) * engine.prefill_launch_s
         ranks = d.plan.ranks_per_stage
         joules = ranks * self._joules(body + attention + head + hops)
         joules = joules + d.plan.accelerators_per_replica * self._energy.active_w * device_s

@@ -24,6 +24,7 @@ from windtunnel.operators.moe import experts
 from windtunnel.operators.operator import ACTIVATION_BYTES, Number, Operator
 from windtunnel.operators.shard import Shard, end_dtypes, matrix_dtypes, plain_dtype, shard
 from windtunnel.operators.transfer import transfer
+from windtunnel.specs.engine import Fusion
 from windtunnel.specs.fields import DTYPE_BYTES, Dtype
 from windtunnel.specs.model import MixtureOfExperts, ModelSpec
 from windtunnel.specs.plan import PlanSpec
@@ -35,6 +36,9 @@ in 16-bit values per logit."""
 
 NORM_SUM_BYTES = 4.0
 """Bytes of a sum of squares that ranks exchange for a norm over all their heads: it is kept in 32 bits."""
+
+REDUCED_HIDDEN = 4096
+"""Width up to which dense models' norms are kept apart from the all-reduce before them."""
 
 
 def expand(model: ModelSpec, plan: PlanSpec, batch: Batch) -> list[Operator]:
@@ -81,7 +85,7 @@ def token_operators(model: ModelSpec, plan: PlanSpec, tokens: Number) -> list[Op
     hidden = model.hidden
     together, tokens = tokens, tokens / plan.attention_data_parallel
     found = _embedding(model, part, tokens)
-    found += _norms(model, tokens)
+    found += _norms(model, part, tokens)
     found += latent_projections(model, plan, part, tokens) if model.latent else _projections(model, plan, part, tokens)
     if model.linear is not None:
         found += linear_projections(model, model.linear, plan, tokens)
@@ -124,11 +128,19 @@ def _embedding(model: ModelSpec, part: Shard, tokens: Number) -> list[Operator]:
     return found
 
 
-def _norms(model: ModelSpec, tokens: Number) -> list[Operator]:
-    """Two norms per layer are fused with the residual's addition; further ones stand alone."""
+def _norms(model: ModelSpec, part: Shard, tokens: Number) -> list[Operator]:
+    """Two norms per layer are fused with the residual's addition; further ones stand alone.
+
+    Where ranks add up a layer's outputs, the norm after that may be the all-reduce's work. TensorRT-LLM's models do
+    so that are mixtures of experts (DeepSeek's, gpt-oss, Qwen3, Llama 4; not Mixtral), and Llama's layers wider than
+    4,096 from 1.0 on (pull request 6205: narrower ones lost accuracy), but not Qwen3's dense layers.
+    """
     h = model.hidden
     fused = min(model.norms_per_layer, 2)
-    found: list[Operator] = [elementwise("norm", "tokens", fused * model.layers + 1, tokens, read=2 * h, written=2 * h)]
+    moved = {"read": 2 * h, "written": 2 * h}
+    wide = model.hidden > REDUCED_HIDDEN and not model.qk_norm
+    within: Fusion | None = "all-reduce" if part.ranks > 1 and (model.moe is not None or wide) else None
+    found: list[Operator] = [elementwise("norm", "tokens", fused * model.layers + 1, tokens, **moved, within=within)]
     if model.norms_per_layer > 2:
         count = (model.norms_per_layer - 2) * model.layers
         found.append(elementwise("output norm", "tokens", count, tokens, read=h, written=h))
@@ -151,9 +163,10 @@ def _projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Number) 
     if model.qk_norm:
         found += _qk_norm(model, part, tokens, q + kv)
     if model.position == "rope":
-        found.append(elementwise("rope", "tokens", layers, tokens, read=q + kv, written=q + kv))
-    found.append(elementwise("kv write", "tokens", layers, tokens, read=2 * kv, written=2 * kv))
-    found += quantize(layers, tokens, q, computed)
+        width = q + kv
+        found.append(elementwise("rope", "tokens", layers, tokens, read=width, written=width, within="attention"))
+    found.append(elementwise("kv write", "tokens", layers, tokens, read=2 * kv, written=2 * kv, within="attention"))
+    found += quantize(layers, tokens, q, computed, within="attention")
     found.append(matmul("attention out", "tokens", layers, tokens, model.hidden, q, stored, computed))
     return found
 
@@ -167,7 +180,10 @@ def _qk_norm(model: ModelSpec, part: Shard, tokens: Number, width: int) -> list[
     """
     layers = model.attention_layers
     if model.qk_norm_over == "head" or part.ranks == 1:
-        return [elementwise("qk norm", "tokens", layers, tokens, read=width, written=width, kernels=2)]
+        moved = {"read": width, "written": width}
+        # Where attention rotates by itself, a kernel does both norms and the rotation for it (TensorRT-LLM's
+        # QKNormRoPEAttention).
+        return [elementwise("qk norm", "tokens", layers, tokens, **moved, kernels=2, within="attention", left=1)]
     sums = 2 * NORM_SUM_BYTES
     return [
         elementwise("qk norm", "tokens", layers, tokens, read=2 * width, written=width, kernels=2),
@@ -357,8 +373,8 @@ def sample_operators(model: ModelSpec, plan: PlanSpec, sampled: Number) -> list[
     if part.ranks > 1:
         logits = part.vocab * part.ranks * ACTIVATION_BYTES * sampled
         found.append(collective("gather logits", "sampled", 1, logits, part.ranks, "all_gather"))
-    values = {"read": LOGIT_VALUES_READ * model.vocab, "written": LOGIT_VALUES_WRITTEN * model.vocab}
-    found.append(elementwise("sampling", "sampled", 1, sampled, **values, kernels=2, logits=model.vocab * sampled))
+    read, written, scores = LOGIT_VALUES_READ * model.vocab, LOGIT_VALUES_WRITTEN * model.vocab, model.vocab * sampled
+    found.append(elementwise("sampling", "sampled", 1, sampled, read=read, written=written, kernels=2, logits=scores))
     return found
 
 

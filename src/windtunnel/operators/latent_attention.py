@@ -35,8 +35,10 @@ def latent_projections(model: ModelSpec, plan: PlanSpec, part: Shard, tokens: Nu
         ]
     rotary = (part.q_heads + 1) * a.qk_rope_head_dim
     out = part.q_heads * a.v_head_dim
-    found.append(elementwise("rope", "tokens", layers, tokens, read=rotary, written=rotary))
-    found.append(elementwise("kv write", "tokens", layers, tokens, read=latent, written=latent))
+    # One kernel rotates and appends to the cache where an engine fuses them.
+    moved = {"read": rotary, "written": rotary}
+    found.append(elementwise("rope", "tokens", layers, tokens, **moved, within="attention", left=1))
+    found.append(elementwise("kv write", "tokens", layers, tokens, read=latent, written=latent, within="attention"))
     if a.index is not None:
         found += index_projections(model, a.index, plan, tokens)
     found += quantize(layers, tokens, out, computed)

@@ -18,6 +18,10 @@ HOST_TIMES = (
 )  # fmt: skip
 """An engine's times that its server's host decides."""
 
+Fusion = Literal["attention", "all-reduce"]
+"""Kernels that some engines let do more: attention that rotates, writes keys and values and quantises its output;
+all-reduces that add the residual and normalise."""
+
 
 class KernelFactors(Spec):
     """How fast an engine's own kernels are, relative to those that the device's constants were fitted to.
@@ -70,6 +74,12 @@ class KernelFactors(Spec):
     decode_kernels: int = Field(1, ge=1, description="kernels of a layer's decode attention, with `kernel_clocks`")
     converts: bool = Field(
         False, description="whether activations are kept in 32 bits, so that products convert inputs and results"
+    )
+    fused: tuple[Fusion, ...] = Field(
+        (),
+        description="kernels that do more than elsewhere: `attention` rotates, writes keys and values and quantises "
+        "its output (the norms of queries and keys are one kernel); an `all-reduce` adds the residual and normalises "
+        "(in mixtures of experts, and in dense models wider than 4,096 without norms of queries and keys)",
     )
     elementwise_bytes: float = Field(
         1.0, gt=0, description="bytes that norms, activations and the like move, relative to fused kernels in 16 bits"
