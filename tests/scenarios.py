@@ -69,8 +69,8 @@ def random_workload(draw: random.Random, *, linked: bool, shared: bool) -> Reque
     )
 
 
-def random_run(seed: int, **changes: Any) -> Simulation:
-    """A run made from a seed; `changes` override arguments of `run`."""
+def random_setup(seed: int) -> tuple[RequestTable, StepSurface, SchedulerSettings, dict[str, Any]]:
+    """Arguments of `run` made from a seed."""
     draw = random.Random(seed)
     linear = draw.random() < 0.3
     window = draw.choice([0, 0, 20, 64])
@@ -89,6 +89,7 @@ def random_run(seed: int, **changes: Any) -> Simulation:
         long_prefill_token_threshold=draw.choice([0, 0, 10]),
         watermark=draw.choice([0.0, 0.1]),
         over_length=draw.choice(["reject", "truncate"]),
+        overlap_scheduling=draw.random() < 0.4,
     )
     workload = random_workload(draw, linked=draw.random() < 0.3, shared=prefix and draw.random() < 0.8)
     arguments: dict[str, Any] = {
@@ -98,6 +99,12 @@ def random_run(seed: int, **changes: Any) -> Simulation:
         "record_steps": draw.random() < 0.5,
         "sample_interval_s": draw.choice([None, 0.003]),
     }
+    return workload, surface, settings, arguments
+
+
+def random_run(seed: int, **changes: Any) -> Simulation:
+    """A run made from a seed; `changes` override arguments of `run`."""
+    workload, surface, settings, arguments = random_setup(seed)
     return run(workload, surface, settings, **(arguments | changes))
 
 

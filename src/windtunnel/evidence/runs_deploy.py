@@ -91,6 +91,8 @@ def _engine(run: EngineRun, model: ModelSpec, groups: int) -> EngineSpec:
     """The preset of the engine's version with the run's arguments; the groups' schedulers taken together."""
     base: EngineSpec = resolve("engines", _preset(run.version))
     given: dict[str, Any] = {field: run.arguments[name] for name, field in ENGINE.items() if name in run.arguments}
+    if "async_scheduling" in given:
+        given["overlap_scheduling"] = given["async_scheduling"]
     given["graphs"] = not run.arguments.get("enforce_eager", not base.graphs)
     given.setdefault("max_model_len", model.max_context_tokens)
     engine = EngineSpec.model_validate({**base.model_dump(), **given})

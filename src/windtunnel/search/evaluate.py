@@ -14,13 +14,16 @@ from windtunnel.cost.surface import StepSurface
 from windtunnel.cost.uncertainty import engine_at, reach
 from windtunnel.metrics.summary import Metrics, metrics_of
 from windtunnel.serving.run import Policy, SchedulerSettings, Simulation, run
-from windtunnel.serving.speculation import composes_ahead, drafting_from
+from windtunnel.serving.speculation import composes_ahead, drafting_from, may_compose_ahead
 from windtunnel.specs.deployment import DeploymentSpec
 from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.slo import SloSpec
 from windtunnel.workload.table import AT_ARRIVAL, RequestTable
 
 Floats = npt.NDArray[np.float64]
+
+HOST = "cpu"
+"""Architecture of accelerators that are the host's own processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ def settings_of(
             and deployment.plan.pipeline_parallel == 1
             and engine.lora is None
         ),
+        overlap_scheduling=overlaps(deployment),
         drafting=drafting_from(engine.speculative, lengths) if engine.speculative is not None else None,
         lora=engine.lora,
         options=engine.scheduler_options,
@@ -67,6 +71,21 @@ def settings_of(
         swap_block_s=block_bytes / deployment.accelerator.host_link_bytes_per_s,
     )
     return _with_windows(settings, deployment, memory) if engine.hybrid_kv_cache else settings
+
+
+def overlaps(deployment: DeploymentSpec) -> bool:
+    """Whether the engine composes the next step when one starts.
+
+    Engines have loops of their own for pipeline stages, which compose as many steps as there are stages. On the host's
+    own processor composing and computing take turns (vLLM 0.32, vllm/platforms/cpu.py).
+    """
+    engine = deployment.engine
+    return (
+        (engine.overlap_scheduling or engine.async_scheduling)
+        and may_compose_ahead(engine.speculative)
+        and deployment.plan.pipeline_parallel == 1
+        and deployment.accelerator.architecture != HOST
+    )
 
 
 def _with_windows(settings: SchedulerSettings, deployment: DeploymentSpec, memory: MemoryNeed) -> SchedulerSettings:

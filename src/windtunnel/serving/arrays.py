@@ -100,6 +100,8 @@ def build(
     if settings.ahead:
         world["queued"], world["depth"] = 1, 2 if settings.async_scheduling else 1
     world["asynchronous"] = settings.async_scheduling
+    # A loop that composes ahead itself holds nobody back; stages have other steps under way anyhow.
+    world["overlap"] = settings.overlap_scheduling and not settings.async_scheduling and stages == 1
     write_drafting(world, settings.drafting)
     deep = int(world["depth"][0])
     arrays = Arrays(

@@ -3,6 +3,25 @@
 Order at equal times: steps end, requests arrive (within 1e-12 s), steps start. A replica that
 nobody can disturb before its step ends goes on to its next step at once, without an event:
 between two arrivals replicas do not influence each other.
+
+**Steps composed ahead** (`world.overlap`). vLLM with asynchronous scheduling, SGLang's overlap scheduler and
+TensorRT-LLM's compose step k + 1 and put it behind step k on the device as soon as step k has started; then
+they wait for step k's tokens, and only after that look at what has arrived:
+
+- vLLM 0.32, vllm/v1/engine/core.py: `run_busy_loop` empties the input queue before each
+  `step_with_batch_queue`, which schedules a step, returns at once while its queue of two is not full,
+  and else blocks until the older step's output is there.
+- SGLang, python/sglang/srt/managers/scheduler.py, `event_loop_overlap`: `recv_requests`,
+  `get_next_batch_to_run`, `run_batch` of step k + 1, then `process_batch_result` of step k.
+- TensorRT-LLM, tensorrt_llm/_torch/pyexecutor/py_executor.py, `_executor_loop_overlap`: new requests are
+  fetched and scheduled, `_forward_step` of step k + 1, then `_process_previous_batch` of step k.
+
+So a request that arrives while step k runs is not in step k + 1 but, at the earliest, in step k + 2. Here steps are
+composed when they start, and what has arrived since the one before started is held back (`REPLICA.held`, part of
+`REPLICA.waiting`) until the step is composed. When nothing else is left to run, the step composed ahead is empty and
+costs nothing, and those held back are taken up at once, as by an engine that is idle. What a request that has ended
+may still be computed for (SGLang and TensorRT-LLM learn of it a step late) is not modelled. `ahead.compose`, vLLM's
+scheduler itself, holds nobody back: it composes a step while the one before runs.
 """
 
 from __future__ import annotations
@@ -15,9 +34,9 @@ from windtunnel.serving.composer import compose
 from windtunnel.serving.ending import end_batch, end_step, note_batch
 from windtunnel.serving.jit import cached_entry, inlined, njit
 from windtunnel.serving.log import log_end, log_full, log_sample, log_start
-from windtunnel.serving.queue import push_back
+from windtunnel.serving.queue import hold_back, let_in, push_back
 from windtunnel.serving.routing import route
-from windtunnel.serving.state import DEADLINE, DONE, NEED_SPACE, OVERLOAD, RUNNING, STUCK
+from windtunnel.serving.state import DEADLINE, DONE, IDLE, NEED_SPACE, OVERLOAD, RUNNING, STUCK, UNDER_WAY, WOKEN
 from windtunnel.serving.timing import time_step
 
 SAME_MOMENT_S = 1e-12
@@ -71,10 +90,10 @@ def _next_event_s(world: Any, replicas: Any) -> float:
 
 
 @njit
-def _push_pending(world: Any, replicas: Any, r: int) -> None:
+def _push_pending(world: Any, replicas: Any, r: int, active: int) -> None:
     """Replica r is to start a step at this moment, after the arrivals."""
     replicas[world.pending].pending = r
-    replicas[r].active = 1
+    replicas[r].active = active
     replicas[r].pending_s = world.now_s
     world.pending += 1
 
@@ -122,10 +141,15 @@ def _drive(
             replica.pending_s = world.now_s
             return
         first_entry, first_preempted = world.entries, world.preempted
+        replica.waiting -= replica.held
         compose(world, requests, replica, slots, phase, blocks, cells, segments, log, book)
         if world.status != RUNNING:
             return
         started = replica.step_tokens > 0 or replica.step_preempted > 0
+        if replica.held > 0:
+            let_in(world, requests, replica)
+            if not started:
+                continue
         if started:
             end_s = time_step(
                 world, replica, token_cost, sample_cost, decode_cost, stages, world.now_s + replica.stall_s
@@ -141,9 +165,9 @@ def _drive(
         if world.queued:
             if started and replica.in_flight < world.depth:
                 continue
-            replica.active = 1 if replica.in_flight > 0 else 0
+            replica.active = UNDER_WAY if replica.in_flight > 0 else IDLE
             break
-        replica.active = 1 if started else 0
+        replica.active = UNDER_WAY if started else IDLE
         if not started or not _undisturbed(world, replicas, replica):
             break
         world.now_s = replica.end_s
@@ -169,11 +193,14 @@ def _arrive(world: Any, requests: Any, replicas: Any) -> None:
         r = route(world, requests, replicas, i)
         replica = replicas[r]
         requests[i].replica = r
-        push_back(world, requests, replica, i)
+        if world.overlap and replica.active == UNDER_WAY:
+            hold_back(requests, replica, i)
+        else:
+            push_back(world, requests, replica, i)
         if replica.waiting > world.max_waiting:
             world.status = OVERLOAD
-        if replica.active == 0:
-            _push_pending(world, replicas, r)
+        if replica.active == IDLE:
+            _push_pending(world, replicas, r, WOKEN)
 
 
 @cached_entry
@@ -220,7 +247,7 @@ def run_loop(
                     world, requests, replicas[r], slots[r], phase[r], blocks[r], cells[r], segments, batches[r],
                     entries[r], steps,
                 )  # fmt: skip
-                _push_pending(world, replicas, r)
+                _push_pending(world, replicas, r, UNDER_WAY)
                 end_s = _next_event_s(world, replicas)
             _arrive(world, requests, replicas)
     return int(world.status)

@@ -79,6 +79,30 @@ def push_back(world: Any, requests: Any, replica: Any, i: int) -> None:
     replica.waiting += 1
 
 
+@inlined
+def hold_back(requests: Any, replica: Any, i: int) -> None:
+    """A new arrival that the step composed next does not see: it waits, but joins the queue after that (`let_in`)."""
+    requests[i].next = -1
+    if replica.held == 0:
+        replica.held_head = i
+    else:
+        requests[replica.held_tail].next = i
+    replica.held_tail = i
+    replica.held += 1
+    replica.waiting += 1
+
+
+@njit
+def let_in(world: Any, requests: Any, replica: Any) -> None:
+    """The arrivals held back (not in `waiting` while a step is composed) join the queue in their order."""
+    i = replica.held_head
+    for _ in range(replica.held):
+        following = requests[i].next
+        push_back(world, requests, replica, i)
+        i = following
+    replica.held = 0
+
+
 @njit
 def push_front(world: Any, requests: Any, replica: Any, i: int) -> None:
     """A preempted request returns to the front (in an ordered queue, to its place)."""

@@ -51,6 +51,8 @@ class SchedulerSettings:
         host_blocks: KV blocks that host memory holds for swapping.
         swap_block_s: time to move one block between device and host, seconds.
         async_scheduling: whether a step is composed while the one before is under way (vLLM).
+        overlap_scheduling: whether what arrives during a step misses the next one too, as with engines that compose
+            steps ahead (`loop.py`); any scheduler. Of no effect with `async_scheduling`, whose loop composes ahead.
         drafting: speculative tokens (vLLM); None for none.
         lora: LoRA adapters (vLLM); None for none.
     """
@@ -75,6 +77,7 @@ class SchedulerSettings:
     full_groups: int = 1
     kv_window: int = 0
     async_scheduling: bool = False
+    overlap_scheduling: bool = False
     drafting: Drafting | None = None
     lora: LoraSpec | None = None
 

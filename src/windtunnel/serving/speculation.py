@@ -39,12 +39,14 @@ def drafting_from(spec: SpeculativeSpec, lengths: npt.NDArray[np.int64] | None =
 
 
 def composes_ahead(engine: EngineSpec) -> bool:
-    """Whether steps are composed while the one before is under way, as far as the drafter allows it.
+    """Whether steps are composed while the one before is under way, as far as the drafter allows it."""
+    return engine.async_scheduling and may_compose_ahead(engine.speculative)
+
+
+def may_compose_ahead(spec: SpeculativeSpec | None) -> bool:
+    """Whether a drafter lets steps be composed before the last one's tokens are known.
 
     vLLM 0.32 schedules synchronously with drafters on the host and with heads, as what they draft must be known;
     the same goes for lengths that follow the last round, and for drafting beside the target.
     """
-    spec = engine.speculative
-    if spec is None:
-        return engine.async_scheduling
-    return engine.async_scheduling and spec.method in _KNOWN and spec.adaptive != "recent"
+    return spec is None or (spec.method in _KNOWN and spec.adaptive != "recent")

@@ -22,6 +22,9 @@ PREFILL, DECODE = 0, 1
 RUNNING, DONE, OVERLOAD, DEADLINE, NEED_SPACE, STUCK, HOOK_FAILED = 0, 1, 2, 3, 4, 5, 6
 """`WORLD.status`: why the loop returned."""
 
+IDLE, UNDER_WAY, WOKEN = 0, 1, 2
+"""`REPLICA.active`: nothing to do; a step under way or just ended; about to start the first step after idling."""
+
 NEVER = 1 << 62
 """A tick that does not come."""
 
@@ -44,7 +47,7 @@ WORLD = _dtype(
     decode_energy=(_f, "decode_request_j decode_context_j decode_window_j"),
     kind=(_i, "linear window mixed"),
     clock=(_f, "now_s next_arrival_s deadline_s next_sample_s sample_interval_s"),
-    arrivals=(_i, "next_row heap_size dynamic next_any any_rows"),
+    arrivals=(_i, "next_row heap_size dynamic next_any any_rows overlap"),
     loop=(_i, "events pending status max_waiting rejected"),
     totals=(_i, "prefix_queries prefix_hits"),
     log=(_i, "recording steps entries preempted samples"),
@@ -87,7 +90,7 @@ REPLICA = _dtype(
     swapped=(_i, "host_used host_peak swapped_out swapped_in"),
     tables=(_i, "tick running decoding prefilling free_blocks free_rows next_finish"),
     context=(_i, "context window_context unsaturated next_saturation"),
-    waiting=(_i, "waiting head tail head_row head_request blocked blocked_need threshold"),
+    waiting=(_i, "waiting held head tail held_head held_tail head_row head_request blocked blocked_need threshold"),
     step=(_i, "step_tokens step_requests step_decodes step_context step_window step_sampled step_preempted"),
     prefill=(_i, "step_prefill_tokens step_pairs step_window_pairs step_read step_computed"),
     totals=(_i, "steps tokens preemptions min_free in_flight first_batch active"),

@@ -200,6 +200,13 @@ class EngineSpec(Spec):
     async_scheduling: bool = Field(
         False, description="whether a step is composed while the one before is under way, so that host time is hidden"
     )
+    overlap_scheduling: bool = Field(
+        False,
+        description="whether the next step is composed when one starts, so that a request that arrives meanwhile is in "
+        "the step after that one at the earliest (an idle engine takes it up at once). `async_scheduling` implies it. "
+        "Without effect with pipeline stages, with drafts that the host must know first, and on processors that are "
+        "the host's own",
+    )
     frontend_s: Seconds = Field(
         0.0,
         ge=0,
