@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from windtunnel.evidence.inferencex_servers import LENGTHS, REQUESTS_PER_CLIENT, Layout, Server, server_of, servers
+from windtunnel.evidence.inferencex_servers import LENGTHS, REQUESTS_PER_CLIENT, Layout, Server, server_of
 from windtunnel.evidence.naming import accelerator_named, dtype_named, engine_named, model_named
 from windtunnel.evidence.scenario import Claim, Scenario
 from windtunnel.evidence.serving import NotExpressedError, laid_out
@@ -116,8 +116,7 @@ def _scenario(row: Row) -> Scenario:
         max_num_seqs=server.at_once(clients) if server else 0,
         max_num_batched_tokens=server.budget(*lengths, clients, layout.attention_dp) if server else 0,
         drafts=server.drafts_of(layout.attention_dp) if server else 0,
-        waited_steps=servers().ahead_steps
-        + (server.waited_steps(*means, clients, layout.ranks, layout.attention_dp) if server else 0.0),
+        waited_steps=server.waited_steps(*means, clients, layout.ranks, layout.attention_dp) if server else 0.0,
         cache_share=server.cache_share if server else 0.0,
         graph_tokens=server.captured(*lengths, clients, layout) if server else 0,
     )

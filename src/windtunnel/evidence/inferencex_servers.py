@@ -177,7 +177,6 @@ class Servers(Spec):
     """The packaged list, `catalogue/evidence/inferencex.yaml`."""
 
     settings: tuple[Server, ...]
-    ahead_steps: float = Field(0.0, ge=0)
     acceptance: float = Field(ge=0, le=1)
     sources: tuple[Source, ...] = ()
 

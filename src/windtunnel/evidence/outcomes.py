@@ -57,8 +57,10 @@ def deployment_of(scenario: Scenario, engine: EngineSpec | None = None) -> Deplo
         changed["speculative"] = SpeculativeSpec(
             method="mtp", draft_tokens=scenario.drafts, acceptance=servers().acceptance
         )
-        # Drafts are simulated with vLLM's composition of steps; SGLang's keeps prompts to steps of their own.
+        # Drafts are simulated with vLLM's composition of steps; SGLang's keeps prompts to steps of their own. It
+        # composes steps with drafts ahead only where SGLANG_ENABLE_SPEC_V2 is set, as in no script of the harness.
         changed["scheduler"] = "vllm"
+        changed["overlap_scheduling"] = spec.overlap_scheduling and spec.scheduler != "sglang"
     if scenario.graph_tokens:
         changed["graph_tokens"] = scenario.graph_tokens
     if scenario.cache_share:
