@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numba
 import pytest
 
-from scenarios import digest, random_run, random_workload
+from scenarios import digest, random_run, random_workload, small_surface
 from windtunnel.cost.surface import linear_surface
 from windtunnel.errors import PolicyError, SpecError
 from windtunnel.serving import plain, state
-from windtunnel.serving.jit import DISABLED
+from windtunnel.serving.arrays import build
+from windtunnel.serving.jit import DISABLED, config
 from windtunnel.serving.kernel import kernel
 from windtunnel.serving.run import HookAddresses, SchedulerSettings, run
 
@@ -32,6 +34,16 @@ def test_a_kernel_is_made_once() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_plain_and_compiled_agree_in_one_process(seed: int) -> None:
     assert digest(random_run(seed)) == digest(random_run(seed, compiled=False))
+
+
+@pytest.mark.skipif(DISABLED or not config.BOUNDSCHECK, reason="for code that is compiled with NUMBA_BOUNDSCHECK=1")
+def test_bounds_are_checked_where_asked_for() -> None:
+    """The kernel that was kept without checks must not be the one that runs."""
+    workload = random_workload(random.Random(5), linked=False, shared=False)
+    arrays = build(workload, small_surface(), SchedulerSettings(4, 64, 400, 120, 8), 1, "round_robin", 0)
+    too_short = replace(arrays, token_cost=arrays.token_cost[:1])
+    with pytest.raises(IndexError):
+        kernel().run_loop(*too_short.arguments(True))
 
 
 @pytest.mark.parametrize("seed", range(8))

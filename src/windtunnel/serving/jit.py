@@ -105,7 +105,9 @@ def cached_entry(function: F) -> F:
     if DISABLED:
         return function
     before = config.CACHE_DIR
-    config.CACHE_DIR = _cache_folder(before, _source_digest(function))
+    # Numba's cache does not tell code with bounds checks (NUMBA_BOUNDSCHECK=1) from code without.
+    checks = "-bounds" if config.BOUNDSCHECK else ""
+    config.CACHE_DIR = _cache_folder(before, _source_digest(function) + checks)
     try:
         compiled: F = numba.njit(function, cache=True, **_OPTIONS)
     except (RuntimeError, OSError):  # nowhere to write: compile in every process
