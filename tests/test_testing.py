@@ -9,7 +9,6 @@ from windtunnel.errors import PolicyError
 from windtunnel.serving.jit import DISABLED
 from windtunnel.serving.policy import Policy
 from windtunnel.serving.run import SchedulerSettings, run
-from windtunnel.serving.schedulers import SCHEDULERS
 from windtunnel.testing import ROOMY, TIGHT, check_policy, random_workload, violations
 
 SURFACE = linear_surface(1e-3, 1e-5)
@@ -21,14 +20,6 @@ def arrival(request):  # type: ignore[no-untyped-def]
 
 def fewest_left(request):  # type: ignore[no-untyped-def]
     return request.output - request.generated
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "custom"])
-def test_every_scheduler_conforms(name: str) -> None:
-    found = check_policy(name, runs=3)
-    assert found.runs == 6
-    assert found.steps > 100
 
 
 def test_vllm_conforms() -> None:
