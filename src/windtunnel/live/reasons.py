@@ -20,6 +20,7 @@ from windtunnel.cost.build_surface import step_surface
 from windtunnel.cost.surface import context_grid
 from windtunnel.live.measurement import Floats, Measurement
 from windtunnel.live.replay import Replayed
+from windtunnel.search.evaluate import overlaps
 
 AT_ONCE_S = 1e-3
 """A request that waits less in the prediction is one that did not queue."""
@@ -176,7 +177,7 @@ def _first_token(measured: Measurement, predicted: Replayed) -> list[tuple[str, 
     rows = predicted.rows
     gap_s = measured.ttft_s[rows] - predicted.ttft_s
     use = np.isfinite(gap_s)
-    at_once = use & (predicted.wait_s < AT_ONCE_S)
+    at_once = use & (predicted.wait_s < _at_once_s(predicted))
     found = []
     base_s = 0.0
     if at_once.sum() >= FEW:
@@ -187,6 +188,14 @@ def _first_token(measured: Measurement, predicted: Replayed) -> list[tuple[str, 
     why = f"beyond that, first tokens come {_ms(rest_s)} later on average, by waiting and by chunks shared with others"
     found.append(("queueing", rest_s, why))
     return found
+
+
+def _at_once_s(predicted: Replayed) -> float:
+    """Up to which predicted wait a request did not queue: engines that compose ahead take it up two steps on."""
+    run = predicted.run
+    if run is None or not overlaps(run.deployment):
+        return AT_ONCE_S
+    return max(AT_ONCE_S, 2.0 * float(np.nanmedian(predicted.tpot_s)))
 
 
 def _gauges(measured: Measurement, predicted: Replayed) -> list[Reason]:
