@@ -54,8 +54,8 @@ LOADED = ("wide", "narrow")
 LOADS = {"half": 0.5, "near": 0.85}
 FITTED = ("wide", 0.7)
 """The setting and the share of its capacity of the load that is fitted."""
-REPEATS = 6 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 3
-"""Where others use the machine too, what more would tell is not worth its minutes."""
+REPEATS = 6 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 5
+"""Of three runs two may be disturbed; the complete check leaves out the sixth, for its minutes."""
 LOAD_S = 6.0
 BURSTS = {
     "wide": 80, "narrow": 56, "one": 16, "two": 28, "four": 40, "long": 64, "chunks of 16": 40, "chunks of 8": 30,

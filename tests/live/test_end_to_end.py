@@ -26,7 +26,7 @@ GOALS = {"output_tokens_per_s": 0.10, "tpot_p50_s": 0.10, "ttft_p50_s": 0.15}
 """What is aimed at: saturation throughput, and median TPOT and TTFT at half load."""
 TAU = 0.7
 DRIFT = 0.0 if os.environ.get("WINDTUNNEL_QUIET") == "1" else 0.15
-"""With half the repeats, on a machine in any state; without the fit errors are from 15 to 65 %."""
+"""On a machine in any state; without the fit errors are from 15 to 65 %."""
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,8 @@ def test_a_measurement_without_token_times_shows_nothing(tmp_path: Path) -> None
 
 def test_engines_whose_steps_overlap_are_not_read_by_steps(tmp_path: Path) -> None:
     assert not shows_steps(profiled.deployment(tmp_path, async_scheduling=True))
+    assert not shows_steps(made.deployment())
+    assert shows_steps(made.deployment(overlap_scheduling=False))
 
 
 @pytest.mark.parametrize("disturbed", [(0.0, 0.0), (2.0, 3.0)])

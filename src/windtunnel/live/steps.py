@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from windtunnel.cost.surface import StepSurface, context_grid
 from windtunnel.live.measurement import Floats, Ints, Measurement
+from windtunnel.search.evaluate import overlaps
 from windtunnel.specs.deployment import DeploymentSpec
 
 CACHED = 0.01
@@ -81,7 +82,8 @@ def shows_steps(deployment: DeploymentSpec) -> bool:
     engine, plan = deployment.engine, deployment.plan
     alone = plan.replicas == 1 and plan.pipeline_parallel == 1 and plan.attention_data_parallel == 1
     plain = engine.speculative is None and engine.lora is None and engine.depth is None
-    return alone and plain and not engine.async_scheduling and not deployment.model.window_layers
+    ahead = engine.async_scheduling or overlaps(deployment)
+    return alone and plain and not ahead and not deployment.model.window_layers
 
 
 def observed_steps(measured: Measurement, deployment: DeploymentSpec) -> Steps:
