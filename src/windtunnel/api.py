@@ -19,7 +19,7 @@ from windtunnel.specs.engine import EngineSpec
 from windtunnel.specs.hardware import AcceleratorSpec, NodeSpec
 from windtunnel.specs.model import ModelSpec
 from windtunnel.specs.slo import SloSpec
-from windtunnel.specs.training import TrainingEngine, TrainingPlan
+from windtunnel.specs.training import TrainingEngine, TrainingJob, TrainingPlan
 from windtunnel.specs.workload import WorkloadSpec
 from windtunnel.training.answer import Objective
 from windtunnel.workload.table import RequestTable
@@ -212,7 +212,6 @@ def train(
         SpecError: a name or value that cannot be used, or degrees and a batch that do not divide.
         InfeasibleError: the given plan offloads more than its node holds.
     """
-    from windtunnel.specs.training_check import job_problems
     from windtunnel.training.asking import Asked, cluster_sizes, given_plan, jobs_of, values_of
     from windtunnel.training.question import TrainingQuestion
     from windtunnel.training.search import price_layout, search_layouts
@@ -244,13 +243,20 @@ def train(
     )
     jobs, name = jobs_of(asked), model if isinstance(model, str) else model.name
     if own is not None:
-        if len(jobs) > 1:
-            raise SpecError(Problem("prices one layout on one cluster", "plan"))
-        if problems := job_problems(jobs[0]):
-            raise SpecError(problems)
-        return Trained(**fields_of(price_layout(jobs[0], asked=name, prices=own_prices, tokens=tokens)))
+        return Trained(**fields_of(price_layout(_the_one(jobs), asked=name, prices=own_prices, tokens=tokens)))
     question = TrainingQuestion(jobs, objective, wanted, own_prices, tokens, name)
     return Trained(**fields_of(search_layouts(question, progress=progress)))
+
+
+def _the_one(jobs: Sequence[TrainingJob]) -> TrainingJob:
+    """The job of a layout that is given, whose degrees and batch divide."""
+    from windtunnel.specs.training_check import job_problems
+
+    if len(jobs) > 1:
+        raise SpecError(Problem("prices one layout on one cluster", "plan"))
+    if problems := job_problems(jobs[0]):
+        raise SpecError(problems)
+    return jobs[0]
 
 
 def schedule(case: str | Path) -> list[dict[str, Any]]:

@@ -135,6 +135,11 @@ def test_several_runs_of_a_load_tell_noise_from_error(tmp_path: Path) -> None:
     other = run.invoke(app, ["compare", str(plan), str(first), str(tmp_path / "short")])
     assert other.exit_code == 2
     assert "is no run of the same load" in other.output
+    for command in (["compare"], ["fit", "--out", str(tmp_path / "engine.yaml")]):
+        twice = run.invoke(app, [*command, str(plan), str(first), f"{first}/"])
+        assert twice.exit_code == 2
+        assert "is named twice" in twice.output
+    assert not (tmp_path / "engine.yaml").exists()
 
 
 def test_a_table_of_a_simulation_is_compared_row_by_row(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _comparisons(prediction: str, measurement: list[str]) -> list[Comparison]:
     from windtunnel.live.compare import compare_deployment
     from windtunnel.live.replay import of_table
 
-    runs = [read_measured(one) for one in measurement]
+    runs = read_runs(measurement)
     other = [
         Problem("is no run of the same load", path, got=f"{len(one):,} requests", allowed=f"{len(runs[0]):,}")
         for path, one in zip(measurement, runs, strict=True)
@@ -108,13 +108,28 @@ def fit(
     from windtunnel.live.fitted import engine_yaml, fit_record
     from windtunnel.report.compare_text import fit_text
 
-    measured = [read_measured(one) for one in measurement]
+    measured = read_runs(measurement)
     with progress_bar() as progress:
         found = fit_overheads(_deployment(deployment), *measured, kernels=kernels, progress=progress)
     write_atomic(out, engine_yaml(found, *measured))
     show(fit_text(found, out), json_path)
     write_json(fit_record(found), json_path)
     return DONE if found.improved else NO
+
+
+def read_runs(paths: list[str]) -> list[Measurement]:
+    """Several measurements.
+
+    Raises:
+        SpecError: one is named twice, which would pass for two runs that agree.
+    """
+    from windtunnel.errors import Problem, SpecError
+
+    whole = [Path(path).resolve() for path in paths]
+    twice = [path for place, path in enumerate(paths) if whole[place] in whole[:place]]
+    if twice:
+        raise SpecError([Problem("is named twice", path, allowed="every run once") for path in twice])
+    return [read_measured(path) for path in paths]
 
 
 def read_measured(path: str) -> Measurement:

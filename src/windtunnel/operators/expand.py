@@ -132,8 +132,9 @@ def _norms(model: ModelSpec, part: Shard, tokens: Number) -> list[Operator]:
     """Two norms per layer are fused with the residual's addition; further ones stand alone.
 
     Where ranks add up a layer's outputs, the norm after that may be the all-reduce's work. TensorRT-LLM's models do
-    so that are mixtures of experts (DeepSeek's, gpt-oss, Qwen3, Llama 4; not Mixtral), and Llama's layers wider than
-    4,096 from 1.0 on (pull request 6205: narrower ones lost accuracy), but not Qwen3's dense layers.
+    so that are mixtures of experts (DeepSeek's, gpt-oss, Qwen3, Llama 4), and Llama's layers wider than 4,096 from 1.0
+    on (pull request 6205: narrower ones lost accuracy), but not Qwen3's dense layers. Mixtral does not, but is counted
+    as the other mixtures are: its shape does not tell it apart.
     """
     h = model.hidden
     fused = min(model.norms_per_layer, 2)

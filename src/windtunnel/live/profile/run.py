@@ -82,7 +82,7 @@ def profile(
                 if all(len(known.get(point.name, ())) >= count for point in wanted):
                     continue
                 if progress is not None:
-                    done = sum(min(len(timings), passes) for timings in known.values())
+                    done = sum(min(len(known.get(point.name, ())), passes) for point in points)
                     progress(done, passes * len(points), wanted[0].name)
                 for point, found in zip(wanted, turns.measured(wanted, layer), strict=True):
                     known.setdefault(point.name, []).append(found)
